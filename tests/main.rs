@@ -1,0 +1,8 @@
+//! Behaviour of the real binary, one module per promise.
+//!
+//! Everything here talks to a `transship` process over sockets; nothing
+//! reaches into its memory. `support` holds the scripted upstream, the
+//! process harness and the real parts (registry, Docker, containerd, podman).
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
+mod support;

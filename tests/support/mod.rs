@@ -1,0 +1,1 @@
+//! The parts that tests are built from.
