@@ -1,0 +1,11 @@
+//! transship: a pull-through proxy that holds the registry credentials.
+//!
+//! The modules, in the order a pull meets them. Each knows only those below.
+
+pub mod server;
+
+pub mod access;
+pub mod cache;
+pub mod registry;
+
+pub mod oci;

@@ -1,0 +1,5 @@
+//! Bytes on disk by digest.
+
+mod settings;
+
+pub use settings::{CacheSettings, Durability, MinFree};

@@ -1,0 +1,42 @@
+//! What the cache needs to know before it opens its directory.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// How blobs are made durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Durability {
+    /// Synced to disk before a blob appears under its name.
+    #[default]
+    Sync,
+    /// Left to the kernel; verified on first use after an unclean stop.
+    Lazy,
+}
+
+/// Room that must stay free on the file system.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum MinFree {
+    /// So many bytes.
+    Bytes(u64),
+    /// So large a part of it, 0 to 100.
+    Percent(f64),
+}
+
+/// Where and how much to cache.
+#[derive(Debug, Clone)]
+pub struct CacheSettings {
+    /// The directory; made when absent.
+    pub dir: PathBuf,
+    /// Bytes of blobs to keep at the most.
+    pub max_size: u64,
+    /// Room to leave for others.
+    pub min_free: MinFree,
+    /// Durability of published blobs.
+    pub durability: Durability,
+    /// Fills at a time.
+    pub max_fills: usize,
+    /// Largest blob that is accepted, in bytes.
+    pub max_blob_size: u64,
+    /// Time without a byte after which a transfer is resumed.
+    pub idle_timeout: Duration,
+}

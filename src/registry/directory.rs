@@ -1,0 +1,366 @@
+//! From the address in a request to (registry, repository).
+//!
+//! Two sorts of address exist. One names a *host* (in the path, by `ns`, or
+//! silently, as a Docker mirror request does): the rest is the image's full
+//! name there, and the registry of that host whose prefix fits best answers.
+//! The other names a *registry* (in the path or by a virtual host): the rest is
+//! relative to it, and the registry's prefix goes in front.
+//!
+//! Whatever no registry answers for is [`DirectoryError::Unknown`]. In every
+//! result the repository lies within the registry's prefix.
+
+use std::sync::Arc;
+
+use super::{HostPort, Kind, Registry};
+use crate::oci::Repository;
+
+/// The address part of a request: everything that may say which registry is
+/// meant, and the name as it stood in the path.
+#[derive(Debug, Clone)]
+pub struct Address {
+    /// The repository name of the request path.
+    pub name: Repository,
+    /// What else the request said.
+    pub hint: AddressHint,
+}
+
+/// The parts of a request that may name a registry, beside the path name.
+#[derive(Debug, Clone, Default)]
+pub struct AddressHint {
+    /// The path segment before `/v2/`, if any.
+    pub before_v2: Option<String>,
+    /// The `ns` query parameter, if any.
+    pub ns: Option<HostPort>,
+    /// The `Host` header, if it parses.
+    pub host: Option<HostPort>,
+}
+
+/// What an address means.
+#[derive(Debug, Clone)]
+pub struct Resolved {
+    /// The registry that answers.
+    pub registry: Arc<Registry>,
+    /// The repository's full name at the upstream.
+    pub repository: Repository,
+    /// `ns` made the decision: the answer has to say so (`OCI-Namespace`).
+    pub by_ns: bool,
+}
+
+/// Why an address means nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum DirectoryError {
+    /// No configured registry answers for it.
+    #[error("no configured registry answers for this name")]
+    Unknown,
+}
+
+/// All configured registries, in configuration order.
+#[derive(Debug, Default)]
+pub struct Directory {
+    registries: Vec<Arc<Registry>>,
+}
+
+impl Directory {
+    /// Names are unique and at most one registry is the default: the
+    /// configuration has seen to that.
+    pub fn new(registries: Vec<Arc<Registry>>) -> Directory {
+        Directory { registries }
+    }
+
+    /// All registries, in configuration order.
+    pub fn registries(&self) -> &[Arc<Registry>] {
+        &self.registries
+    }
+
+    /// The registry that answers root mirror requests.
+    pub fn default_registry(&self) -> Option<&Arc<Registry>> {
+        self.registries.iter().find(|registry| registry.is_default)
+    }
+
+    /// Which registry, if any, a ping (`/v2/` and its variants) is about.
+    ///
+    /// # Errors
+    /// When the address names something that is not configured.
+    pub fn resolve_ping(&self, hint: &AddressHint) -> Result<Option<Arc<Registry>>, DirectoryError> {
+        if let Some(segment) = &hint.before_v2 {
+            let by_host = || self.of_host(&segment.parse().ok()?).next().cloned();
+            return self.by_name(segment).cloned().or_else(by_host).map(Some).ok_or(DirectoryError::Unknown);
+        }
+        if let Some(ns) = &hint.ns {
+            return self.of_host(ns).next().cloned().map(Some).ok_or(DirectoryError::Unknown);
+        }
+        Ok(self.by_virtual_host(hint).or(self.default_registry()).cloned())
+    }
+
+    /// Finds what `address` means. `granted` breaks ties between registries
+    /// whose prefix fits equally well.
+    ///
+    /// # Errors
+    /// When nothing that is configured answers for it.
+    pub fn resolve(
+        &self,
+        address: &Address,
+        granted: impl Fn(&Registry, &Repository) -> bool,
+    ) -> Result<Resolved, DirectoryError> {
+        let Address { name, hint } = address;
+        if let Some(segment) = &hint.before_v2 {
+            return match self.by_name(segment) {
+                Some(registry) => self.relative(registry, name),
+                None => self.at_host(&segment.parse().map_err(|_| DirectoryError::Unknown)?, name, granted),
+            };
+        }
+        if let Some((first, rest)) = name.split_first() {
+            if let Some(registry) = self.by_name(first) {
+                return self.relative(registry, &rest);
+            }
+            if HostPort::looks_like_host(first) {
+                return self.at_host(&first.parse().map_err(|_| DirectoryError::Unknown)?, &rest, granted);
+            }
+        }
+        if let Some(ns) = &hint.ns {
+            let resolved = self.at_host(ns, name, granted)?;
+            return Ok(Resolved { by_ns: true, ..resolved });
+        }
+        if let Some(registry) = self.by_virtual_host(hint) {
+            return self.relative(registry, name);
+        }
+        let default = self.default_registry().ok_or(DirectoryError::Unknown)?;
+        if default.kind == Kind::DockerHub {
+            // A Docker mirror request is about docker.io without saying so.
+            return default
+                .image_hosts
+                .first()
+                .ok_or(DirectoryError::Unknown)
+                .and_then(|hub| self.at_host(hub, name, granted));
+        }
+        self.relative(default, name)
+    }
+
+    fn by_name(&self, component: &str) -> Option<&Arc<Registry>> {
+        self.registries.iter().find(|registry| registry.name.matches(component))
+    }
+
+    fn by_virtual_host(&self, hint: &AddressHint) -> Option<&Arc<Registry>> {
+        let asked = hint.host.as_ref()?;
+        // The port clients reach us by is ours; a virtual host need not name it.
+        self.registries
+            .iter()
+            .find(|registry| registry.hosts.iter().any(|host| host == asked || host.to_string() == asked.host()))
+    }
+
+    fn of_host(&self, host: &HostPort) -> impl Iterator<Item = &Arc<Registry>> {
+        self.registries
+            .iter()
+            .filter(move |registry| registry.image_hosts.iter().any(|known| known.same_registry(host)))
+    }
+
+    /// `name` is a full name at `host`.
+    fn at_host(
+        &self,
+        host: &HostPort,
+        name: &Repository,
+        granted: impl Fn(&Registry, &Repository) -> bool,
+    ) -> Result<Resolved, DirectoryError> {
+        let repository = with_library(host.is_docker_hub(), name);
+        let depth = |registry: &Registry| registry.prefix.as_ref().map_or(0, |prefix| prefix.components().count());
+        let mut best: Option<(&Arc<Registry>, (usize, bool))> = None;
+        for registry in self.of_host(host).filter(|registry| registry.covers(&repository)) {
+            let rank = (depth(registry), granted(registry, &repository));
+            // Strictly better only: of equals the first configured wins.
+            if best.is_none_or(|(_, so_far)| rank > so_far) {
+                best = Some((registry, rank));
+            }
+        }
+        let (registry, _) = best.ok_or(DirectoryError::Unknown)?;
+        Ok(Resolved { registry: Arc::clone(registry), repository, by_ns: false })
+    }
+
+    /// `name` is relative to `registry`, or a full image name behind it.
+    fn relative(&self, registry: &Arc<Registry>, name: &Repository) -> Result<Resolved, DirectoryError> {
+        let resolved = |repository| Ok(Resolved { registry: Arc::clone(registry), repository, by_ns: false });
+        if let Some((first, rest)) = name.split_first()
+            && HostPort::looks_like_host(first)
+        {
+            let host: HostPort = first.parse().map_err(|_| DirectoryError::Unknown)?;
+            let own = registry.image_hosts.iter().any(|known| known.same_registry(&host));
+            let repository = with_library(host.is_docker_hub(), &rest);
+            return if own && registry.covers(&repository) {
+                resolved(repository)
+            } else {
+                Err(DirectoryError::Unknown)
+            };
+        }
+        match &registry.prefix {
+            Some(prefix) => resolved(name.under(prefix).map_err(|_| DirectoryError::Unknown)?),
+            None => resolved(with_library(registry.kind == Kind::DockerHub, name)),
+        }
+    }
+}
+
+/// Docker Hub keeps its official images under `library/`.
+fn with_library(is_docker_hub: bool, name: &Repository) -> Repository {
+    if is_docker_hub && name.components().count() == 1 {
+        format!("library/{name}").parse().unwrap_or_else(|_| name.clone())
+    } else {
+        name.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::registry::{AccessMode, EgressSettings, Form, Value};
+
+    fn registry(name: &str, kind: Kind, fields: &[(&str, &str)]) -> Registry {
+        let mut form = Form::new(kind);
+        for (field, value) in fields {
+            form.set(field, Value::Text((*value).into())).unwrap();
+        }
+        let connection = form.connect().unwrap();
+        Registry {
+            name: name.parse().unwrap(),
+            kind,
+            origin: connection.origin,
+            endpoints: vec![],
+            image_hosts: connection.image_hosts,
+            prefix: connection.prefix,
+            known_realms: connection.known_realms,
+            credential: connection.credential,
+            access: AccessMode::Anyone,
+            is_default: name == "docker-hub",
+            hosts: if name == "ghcr-public" { vec!["ghcr.proxy.example".parse().unwrap()] } else { vec![] },
+            egress: EgressSettings::default(),
+            tag_ttl: std::time::Duration::ZERO,
+        }
+    }
+
+    fn directory() -> Directory {
+        Directory::new(
+            [
+                registry("docker-hub", Kind::DockerHub, &[]),
+                registry("My-Hub-Team", Kind::DockerHub, &[("namespace", "example-repository")]),
+                registry("ghcr-public", Kind::Ghcr, &[]),
+                registry("My-Example-GHCR", Kind::Ghcr, &[("organization", "example-org")]),
+                registry("ghcr-app", Kind::Ghcr, &[("organization", "example-org/app")]),
+                registry(
+                    "internal",
+                    Kind::Generic,
+                    &[("url", "https://registry.internal:5000"), ("namespace", "team")],
+                ),
+            ]
+            .map(Arc::new)
+            .into(),
+        )
+    }
+
+    /// Resolves `before_v2|name|ns|host` and prints `registry repository`.
+    fn resolve(before: &str, name: &str, ns: &str, host: &str) -> String {
+        let address = Address {
+            name: name.parse().unwrap(),
+            hint: AddressHint {
+                before_v2: Some(before.to_owned()).filter(|b| !b.is_empty()),
+                ns: ns.parse().ok(),
+                host: host.parse().ok(),
+            },
+        };
+        match directory().resolve(&address, |_, _| false) {
+            Ok(found) => {
+                format!("{} {}{}", found.registry.name, found.repository, if found.by_ns { " ns" } else { "" })
+            }
+            Err(DirectoryError::Unknown) => "unknown".into(),
+        }
+    }
+
+    #[test]
+    fn every_style_of_address_finds_its_registry() {
+        for (before, name, ns, host, expected) in [
+            // root mirror
+            ("", "library/alpine", "", "", "docker-hub library/alpine"),
+            ("", "alpine", "", "", "docker-hub library/alpine"),
+            ("", "example-repository/streamlit-app", "", "", "My-Hub-Team example-repository/streamlit-app"),
+            // ns
+            ("", "library/alpine", "docker.io", "", "docker-hub library/alpine ns"),
+            ("", "library/alpine", "registry-1.docker.io", "", "docker-hub library/alpine ns"),
+            ("", "example-org/web", "ghcr.io", "", "My-Example-GHCR example-org/web ns"),
+            ("", "app", "registry.internal:5000", "", "unknown"),
+            ("", "team/app", "registry.internal:5000", "", "internal team/app ns"),
+            // host in the path
+            ("", "ghcr.io/example-org/web", "", "", "My-Example-GHCR example-org/web"),
+            ("", "ghcr.io/example-org/app/x", "", "", "ghcr-app example-org/app/x"),
+            ("", "ghcr.io/example-orgs/web", "", "", "ghcr-public example-orgs/web"),
+            ("", "docker.io/alpine", "", "", "docker-hub library/alpine"),
+            // name in the path
+            ("", "my-example-ghcr/web", "", "", "My-Example-GHCR example-org/web"),
+            ("", "docker-hub/alpine", "", "", "docker-hub library/alpine"),
+            ("", "internal/app", "docker.io", "", "internal team/app"),
+            // name and full image
+            ("", "my-example-ghcr/ghcr.io/example-org/web", "", "", "My-Example-GHCR example-org/web"),
+            ("", "docker-hub/docker.io/alpine", "", "", "docker-hub library/alpine"),
+            // before /v2
+            ("My-Example-GHCR", "web", "", "", "My-Example-GHCR example-org/web"),
+            ("ghcr.io", "example-org/web", "", "", "My-Example-GHCR example-org/web"),
+            ("registry.internal:5000", "team/app", "", "", "internal team/app"),
+            ("docker-hub", "library/alpine", "docker.io", "", "docker-hub library/alpine"),
+            // virtual host
+            ("", "other/app", "", "ghcr.proxy.example", "ghcr-public other/app"),
+            ("", "other/app", "", "ghcr.proxy.example:5000", "ghcr-public other/app"),
+            ("", "library/alpine", "", "localhost:5000", "docker-hub library/alpine"),
+        ] {
+            assert_eq!(resolve(before, name, ns, host), expected, "{before}|{name}|{ns}|{host}");
+        }
+    }
+
+    #[test]
+    fn what_nobody_configured_is_unknown() {
+        for (before, name, ns) in [
+            ("", "library/alpine", "169.254.169.254"),
+            ("", "library/alpine", "localhost:6379"),
+            ("", "quay.io/org/app", ""),
+            ("", "localhost/app", ""),
+            ("nowhere", "app", ""),
+            ("quay.io", "org/app", ""),
+        ] {
+            assert_eq!(resolve(before, name, ns, ""), "unknown", "{before}|{name}|{ns}");
+        }
+    }
+
+    #[test]
+    fn a_registry_named_with_an_image_of_another_host_or_prefix_is_refused() {
+        for name in [
+            "my-example-ghcr/quay.io/example-org/web",
+            "my-example-ghcr/ghcr.io/other-org/web",
+            "internal/ghcr.io/team/app",
+        ] {
+            assert_eq!(resolve("", name, "", ""), "unknown", "{name}");
+        }
+    }
+
+    #[test]
+    fn of_equal_prefixes_the_granted_one_wins_then_configuration_order() {
+        let directory = Directory::new(
+            [registry("first", Kind::Ghcr, &[]), registry("second", Kind::Ghcr, &[])].map(Arc::new).into(),
+        );
+        let address = Address { name: "ghcr.io/a/b".parse().unwrap(), hint: AddressHint::default() };
+        let chosen = |granted: &str| {
+            directory.resolve(&address, |r, _| r.name.slug() == granted).unwrap().registry.name.to_string()
+        };
+        assert_eq!(chosen(""), "first");
+        assert_eq!(chosen("second"), "second");
+    }
+
+    #[test]
+    fn pings_are_about_the_addressed_registry() {
+        let directory = directory();
+        let ping = |before: &str| {
+            let hint = AddressHint {
+                before_v2: Some(before.into()).filter(|b: &String| !b.is_empty()),
+                ..AddressHint::default()
+            };
+            directory.resolve_ping(&hint).map(|found| found.map(|registry| registry.name.slug().to_owned()))
+        };
+        assert_eq!(ping(""), Ok(Some("docker-hub".into())));
+        assert_eq!(ping("ghcr.io"), Ok(Some("ghcr-public".into())));
+        assert_eq!(ping("internal"), Ok(Some("internal".into())));
+        assert_eq!(ping("nowhere"), Err(DirectoryError::Unknown));
+    }
+}

@@ -1,0 +1,101 @@
+//! Named registries: what an operator calls an upstream, where it is, which
+//! part of it is meant, and which credential goes with it.
+//!
+//! The world is closed: an address that no configured registry answers for
+//! resolves to nothing, and nothing is asked of anyone. A credential belongs
+//! to its registry's origin and prefix and cannot be paired with another.
+
+mod credential;
+mod directory;
+mod form;
+mod kind;
+mod name;
+mod origin;
+
+pub use credential::{Credential, Secret};
+pub use directory::{Address, AddressHint, Directory, DirectoryError, Resolved};
+pub use form::{Connection, Form, FormError, Value};
+pub use kind::{Field, FieldKind, Kind};
+pub use name::{InvalidName, RegistryName};
+pub use origin::{HostPort, InvalidOrigin, Origin, Scheme};
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use crate::oci::Repository;
+
+/// Who may pull through a registry.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessMode {
+    /// Every client that reaches the listener.
+    Anyone,
+    /// Clients with a grant only.
+    Grants,
+}
+
+/// Where a registry's requests may go, beyond its own origin.
+#[derive(Debug, Clone, Default)]
+pub struct EgressSettings {
+    /// Plain HTTP is allowed, to the registry's own origins only.
+    pub insecure: bool,
+    /// Non-public networks the registry's own origins may resolve into.
+    pub allow_private: Vec<IpNet>,
+    /// Token services beside those the kind implies.
+    pub token_realms: Vec<Origin>,
+    /// Redirect targets allowed although the rule would refuse them.
+    pub redirect_origins: Vec<Origin>,
+    /// PEM text of additional certificate authorities.
+    pub ca_pem: Option<Arc<[u8]>>,
+    /// Upper bound of connections at a time.
+    pub max_connections: usize,
+}
+
+/// One named registry connection, ready for use.
+#[derive(Debug)]
+pub struct Registry {
+    /// The operator's name for it.
+    pub name: RegistryName,
+    /// The provider's kind.
+    pub kind: Kind,
+    /// Where its API is.
+    pub origin: Origin,
+    /// Further origins with the same content, tried in order.
+    pub endpoints: Vec<Origin>,
+    /// Host names by which images of this registry are known.
+    pub image_hosts: Vec<HostPort>,
+    /// Only repositories below this belong to the connection.
+    pub prefix: Option<Repository>,
+    /// Token services this kind is known to use.
+    pub known_realms: Vec<Origin>,
+    /// What upstream is shown.
+    pub credential: Credential,
+    /// Who may pull.
+    pub access: AccessMode,
+    /// Answers root mirror requests.
+    pub is_default: bool,
+    /// Virtual hosts that mean this registry.
+    pub hosts: Vec<HostPort>,
+    /// Where its requests may go.
+    pub egress: EgressSettings,
+    /// How long a tag may be answered from cache.
+    pub tag_ttl: Duration,
+}
+
+impl Registry {
+    /// The registry's own origins: the first is preferred.
+    pub fn origins(&self) -> impl Iterator<Item = &Origin> {
+        std::iter::once(&self.origin).chain(&self.endpoints)
+    }
+
+    /// Whether `origin` may be asked for tokens with this registry's credential.
+    pub fn trusts_realm(&self, origin: &Origin) -> bool {
+        self.origins().chain(&self.known_realms).chain(&self.egress.token_realms).any(|known| known == origin)
+    }
+
+    /// Whether `repository` (its full upstream name) belongs to this connection.
+    pub fn covers(&self, repository: &Repository) -> bool {
+        self.prefix.as_ref().is_none_or(|prefix| repository.strip_prefix(prefix).is_some())
+    }
+}

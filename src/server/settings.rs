@@ -1,0 +1,88 @@
+//! What the server needs to know before it listens.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Where and how to listen.
+#[derive(Debug, Clone)]
+pub struct ServerSettings {
+    /// Addresses of the data listener; port 0 takes a free one.
+    pub listen: Vec<SocketAddr>,
+    /// Address of the admin listener.
+    pub admin_listen: SocketAddr,
+    /// TLS of the data listener; absent: plain HTTP.
+    pub tls: Option<TlsSettings>,
+    /// What a ping without credentials is told.
+    pub ping: PingMode,
+    /// Bounds that protect the process.
+    pub limits: ServerLimits,
+}
+
+/// Files of the data listener's TLS.
+#[derive(Debug, Clone)]
+pub struct TlsSettings {
+    /// PEM certificate chain.
+    pub certificate: PathBuf,
+    /// PEM private key.
+    pub key: PathBuf,
+    /// PEM authorities whose certificates identify clients.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// What `/v2/` answers to a client without credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PingMode {
+    /// Challenge exactly when the addressed registry asks for grants.
+    #[default]
+    Auto,
+    /// Never challenge.
+    Open,
+    /// Always challenge.
+    Challenge,
+}
+
+/// Bounds on what clients may hold.
+#[derive(Debug, Clone)]
+pub struct ServerLimits {
+    /// Time for a request's whole header.
+    pub header_timeout: Duration,
+    /// Header lines of a request.
+    pub max_headers: usize,
+    /// Bytes of a request's header.
+    pub max_header_bytes: usize,
+    /// Bytes of a request target.
+    pub max_uri_bytes: usize,
+    /// Idle time of a kept connection.
+    pub idle_timeout: Duration,
+    /// Time for a TLS handshake.
+    pub tls_handshake_timeout: Duration,
+    /// Time without progress after which a response is cut.
+    pub write_stall_timeout: Duration,
+    /// Connections at a time.
+    pub max_connections: usize,
+    /// Connections at a time from one address.
+    pub max_connections_per_client: usize,
+    /// Concurrent streams of one HTTP/2 connection.
+    pub max_streams: u32,
+    /// Time that running transfers get when the process is asked to end.
+    pub drain_timeout: Duration,
+}
+
+impl Default for ServerLimits {
+    fn default() -> Self {
+        ServerLimits {
+            header_timeout: Duration::from_secs(10),
+            max_headers: 64,
+            max_header_bytes: 16 * 1024,
+            max_uri_bytes: 4 * 1024,
+            idle_timeout: Duration::from_secs(75),
+            tls_handshake_timeout: Duration::from_secs(10),
+            write_stall_timeout: Duration::from_secs(60),
+            max_connections: 10_000,
+            max_connections_per_client: 2_000,
+            max_streams: 128,
+            drain_timeout: Duration::from_secs(30),
+        }
+    }
+}
