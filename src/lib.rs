@@ -9,3 +9,5 @@ pub mod cache;
 pub mod registry;
 
 pub mod oci;
+
+pub mod kernel;

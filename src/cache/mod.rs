@@ -1,5 +1,29 @@
-//! Bytes on disk by digest.
+//! Bytes on disk by digest: found, filled, followed.
+//!
+//! The cache knows digests only. Who may read one is decided above it; where
+//! its bytes come from is a [`Source`]. What it guarantees:
+//!
+//! * a file under `blobs/` is complete, hashed to its name and synced before
+//!   it appeared there;
+//! * nobody is handed the last bytes of content that has not been verified;
+//! * one digest is filled once at a time, whoever comes and goes.
 
+mod content;
+mod fill;
+mod layout;
+mod progress;
+mod reader;
 mod settings;
+mod source;
+mod store;
 
+pub use content::{Blob, Content};
+pub use layout::LayoutError;
+pub use progress::FillError;
+pub use reader::{Method, ReadError, Reader};
 pub use settings::{CacheSettings, Durability, MinFree};
+pub use source::{ByteStream, Opened, Retry, Source, SourceError};
+pub use store::{Cache, Entry, Follower};
+
+#[cfg(test)]
+mod tests;

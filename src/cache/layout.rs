@@ -1,0 +1,228 @@
+//! The cache directory: what lies where, and who may write it.
+//!
+//! ```text
+//! <root>/            0700, LOCK held by the one process that writes
+//!   VERSION          {"format":1}
+//!   blobs/<algorithm>/<first two hex>/<hex>     complete, verified, immutable
+//!   partial/<algorithm>-<hex>                   growing
+//! ```
+//! Every path below the root is built from a parsed [`Digest`].
+
+use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use crate::kernel;
+use crate::oci::{Algorithm, Digest};
+
+const FORMAT: u32 = 1;
+
+/// Why a directory cannot be the cache.
+#[derive(Debug, thiserror::Error)]
+pub enum LayoutError {
+    /// Somebody else could plant content in it.
+    #[error("the cache directory {path} is {what}; make it a directory of its own, owned by this user, mode 0700")]
+    Unsafe {
+        /// The directory.
+        path: PathBuf,
+        /// What is wrong with it.
+        what: &'static str,
+    },
+    /// Written by another version.
+    #[error(
+        "the cache directory {path} has format {found}, this version writes format {FORMAT}; use another directory or delete this one"
+    )]
+    Format {
+        /// The directory.
+        path: PathBuf,
+        /// What its VERSION says.
+        found: String,
+    },
+    /// It cannot be made or read.
+    #[error("the cache directory {path} cannot be used: {cause}")]
+    Io {
+        /// The directory.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        cause: io::Error,
+    },
+}
+
+/// An opened cache directory.
+#[derive(Debug)]
+pub(super) struct Layout {
+    root: PathBuf,
+    /// Held for as long as the process lives; absent in a second process.
+    lock: Option<File>,
+}
+
+impl Layout {
+    /// Opens `root`, making what is missing, and takes its lock if it is free.
+    pub(super) fn open(root: &Path) -> Result<Layout, LayoutError> {
+        let io = |cause| LayoutError::Io { path: root.to_owned(), cause };
+        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(io)?;
+        let metadata = fs::symlink_metadata(root).map_err(io)?;
+        let refuse = |what| Err(LayoutError::Unsafe { path: root.to_owned(), what });
+        if metadata.is_symlink() {
+            return refuse("a symbolic link");
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return refuse("owned by another user");
+        }
+        if metadata.permissions().mode() & 0o022 != 0 {
+            return refuse("writable by others");
+        }
+        let mut layout = Layout { root: root.to_owned(), lock: None };
+        let lock = private(OpenOptions::new().create(true).truncate(false).write(true)).open(root.join("LOCK"));
+        if let Ok(lock) = lock
+            && kernel::try_lock(&lock).unwrap_or(false)
+        {
+            layout.check_version()?;
+            layout.make_directories().map_err(io)?;
+            layout.lock = Some(lock);
+        }
+        Ok(layout)
+    }
+
+    /// Whether this process is the one that writes.
+    pub(super) fn is_writer(&self) -> bool {
+        self.lock.is_some()
+    }
+
+    /// The directory itself.
+    pub(super) fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Where the complete blob is.
+    pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        let hex = digest.hex();
+        let fan_out = hex.get(..2).unwrap_or_default().to_owned();
+        self.root.join("blobs").join(digest.algorithm().name()).join(fan_out).join(hex)
+    }
+
+    /// Where it grows.
+    pub(super) fn partial(&self, digest: &Digest) -> PathBuf {
+        self.root.join("partial").join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
+    }
+
+    /// Opens the growing file, making it when absent; never through a link.
+    pub(super) fn open_partial(&self, digest: &Digest) -> io::Result<File> {
+        private(OpenOptions::new().read(true).write(true).create(true).truncate(false)).open(self.partial(digest))
+    }
+
+    /// Opens the complete blob, if it is there.
+    pub(super) fn open_blob(&self, digest: &Digest) -> io::Result<Option<File>> {
+        match OpenOptions::new().read(true).custom_flags(no_follow()).open(self.blob(digest)) {
+            Ok(file) => Ok(Some(file)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Gives a verified and synced partial its name.
+    pub(super) fn publish(&self, digest: &Digest) -> io::Result<()> {
+        let (from, to) = (self.partial(digest), self.blob(digest));
+        let directory = to.parent().unwrap_or(&self.root);
+        match DirBuilder::new().mode(0o700).create(directory) {
+            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
+            _ => {}
+        }
+        fs::set_permissions(&from, fs::Permissions::from_mode(0o440))?;
+        kernel::publish(&from, &to)?;
+        File::open(directory)?.sync_all()
+    }
+
+    fn check_version(&self) -> Result<(), LayoutError> {
+        let path = self.root.join("VERSION");
+        let io = |cause| LayoutError::Io { path: self.root.clone(), cause };
+        match fs::read_to_string(&path) {
+            Ok(text) => {
+                let found = serde_json::from_str::<serde_json::Value>(&text).ok();
+                let format = found.as_ref().and_then(|value| value.get("format")).and_then(serde_json::Value::as_u64);
+                if format == Some(u64::from(FORMAT)) {
+                    return Ok(());
+                }
+                let found = format.map_or_else(|| "unknown".to_owned(), |format| format.to_string());
+                Err(LayoutError::Format { path: self.root.clone(), found })
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let mut file =
+                    private(OpenOptions::new().create(true).truncate(true).write(true)).open(path).map_err(io)?;
+                writeln!(file, "{{\"format\":{FORMAT}}}").map_err(io)
+            }
+            Err(error) => Err(io(error)),
+        }
+    }
+
+    fn make_directories(&self) -> io::Result<()> {
+        let mut builder = DirBuilder::new();
+        builder.recursive(true).mode(0o700);
+        for algorithm in Algorithm::ALL {
+            builder.create(self.root.join("blobs").join(algorithm.name()))?;
+        }
+        builder.create(self.root.join("partial"))
+    }
+}
+
+fn no_follow() -> i32 {
+    rustix::fs::OFlags::NOFOLLOW.bits().cast_signed()
+}
+
+fn private(options: &mut OpenOptions) -> &mut OpenOptions {
+    options.mode(0o600).custom_flags(no_follow())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_that_others_could_write_is_refused() {
+        let parent = tempfile::tempdir().unwrap();
+        let open_to_all = parent.path().join("open");
+        fs::create_dir(&open_to_all).unwrap();
+        fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o777)).unwrap();
+        assert!(matches!(Layout::open(&open_to_all), Err(LayoutError::Unsafe { .. })));
+
+        let link = parent.path().join("link");
+        std::os::unix::fs::symlink(parent.path().join("elsewhere"), &link).unwrap();
+        assert!(Layout::open(&link).is_err());
+        fs::create_dir(parent.path().join("elsewhere")).unwrap();
+        assert!(matches!(Layout::open(&link), Err(LayoutError::Unsafe { .. })));
+    }
+
+    #[test]
+    fn one_process_writes_and_a_second_one_only_reads() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("cache");
+        let first = Layout::open(&root).unwrap();
+        let second = Layout::open(&root).unwrap();
+        assert!(first.is_writer() && !second.is_writer());
+        drop(first);
+        assert!(Layout::open(&root).unwrap().is_writer());
+    }
+
+    #[test]
+    fn a_directory_of_a_newer_format_is_left_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("cache");
+        drop(Layout::open(&root).unwrap());
+        fs::write(root.join("VERSION"), "{\"format\":2}").unwrap();
+        assert!(matches!(Layout::open(&root), Err(LayoutError::Format { found, .. }) if found == "2"));
+    }
+
+    #[test]
+    fn a_link_planted_among_the_partials_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(&dir.path().join("cache")).unwrap();
+        let victim = dir.path().join("victim");
+        fs::write(&victim, "precious").unwrap();
+        let digest = Digest::sha256_of(b"x");
+        std::os::unix::fs::symlink(&victim, layout.partial(&digest)).unwrap();
+        assert!(layout.open_partial(&digest).is_err());
+        assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
+    }
+}

@@ -1,0 +1,84 @@
+//! Where the bytes of a fill come from.
+//!
+//! The cache knows no HTTP: it asks for a stream at an offset and is told, on
+//! failure, whether asking again can help. An upstream registry is a source;
+//! so is a test, and so may be another tier.
+
+use std::fmt;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::Stream;
+
+/// Bytes as they arrive.
+pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, SourceError>> + Send>>;
+
+/// A stream at an offset.
+pub struct Opened {
+    /// Length of the whole content, where the source says it.
+    pub total: Option<u64>,
+    /// Offset of the stream's first byte: the one asked for, or an earlier
+    /// one where the source cannot start in the middle.
+    pub start: u64,
+    /// The bytes from there to the end.
+    pub body: ByteStream,
+}
+
+/// Content that can be read from an offset, any number of times.
+pub trait Source: Send + Sync + 'static {
+    /// Opens the content at `offset`.
+    fn open(&self, offset: u64) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>>;
+}
+
+/// Why a source failed, and whether another try can succeed.
+#[derive(Clone)]
+pub struct SourceError {
+    cause: Arc<dyn std::error::Error + Send + Sync>,
+    retry: Retry,
+}
+
+/// What a failed transfer may try.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Retry {
+    /// The answer will be the same.
+    Never,
+    /// The trouble may pass; at the earliest after this.
+    After(Duration),
+}
+
+impl SourceError {
+    /// A failure for `cause`.
+    pub fn new(cause: impl std::error::Error + Send + Sync + 'static, retry: Retry) -> SourceError {
+        SourceError { cause: Arc::new(cause), retry }
+    }
+
+    /// What another try may do.
+    pub fn retry(&self) -> Retry {
+        self.retry
+    }
+
+    /// The cause, where it is of type `E`.
+    pub fn cause<E: std::error::Error + 'static>(&self) -> Option<&E> {
+        self.cause.downcast_ref()
+    }
+}
+
+impl fmt::Display for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.cause.fmt(f)
+    }
+}
+
+impl fmt::Debug for SourceError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:?} ({:?})", self.cause, self.retry)
+    }
+}
+
+impl std::error::Error for SourceError {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.cause.source()
+    }
+}

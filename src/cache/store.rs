@@ -1,0 +1,229 @@
+//! The cache: complete blobs, running fills, and the way from one to the other.
+//!
+//! For one digest at most one fill runs. A lookup finds a blob from the moment
+//! it has its name; between "verified" and that moment it finds the fill.
+
+use std::collections::HashMap;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{Semaphore, watch};
+use tokio_util::task::TaskTracker;
+use tracing::warn;
+
+use super::content::{Blob, Content};
+use super::fill::Fill;
+use super::layout::{Layout, LayoutError};
+use super::progress::{FillError, Progress, State};
+use super::reader::{Method, Reader};
+use super::settings::CacheSettings;
+use super::source::Source;
+use crate::oci::{ByteRange, Digest};
+
+/// Bytes on disk by digest. Cheap to clone.
+#[derive(Clone)]
+pub struct Cache(Arc<Inner>);
+
+struct Inner {
+    layout: Arc<Layout>,
+    settings: Arc<CacheSettings>,
+    /// Open blobs; bounded, because each large one holds a file and a mapping.
+    open: moka::sync::Cache<Digest, Blob>,
+    fills: Mutex<HashMap<Digest, watch::Sender<Progress>>>,
+    permits: Arc<Semaphore>,
+    tasks: TaskTracker,
+}
+
+/// Open blobs at a time.
+const MAX_OPEN: u64 = 1024;
+
+/// What a digest is found as.
+pub enum Entry {
+    /// Complete.
+    Blob(Blob),
+    /// Being filled.
+    Fill(Follower),
+}
+
+impl Cache {
+    /// Opens the cache directory.
+    ///
+    /// # Errors
+    /// When it is not safe or not possible to use it.
+    pub fn open(settings: CacheSettings) -> Result<Cache, LayoutError> {
+        let layout = Layout::open(&settings.dir)?;
+        if !layout.is_writer() {
+            warn!(dir = %layout.root().display(), "another process uses this cache directory: nothing will be added to it");
+        }
+        Ok(Cache(Arc::new(Inner {
+            layout: Arc::new(layout),
+            open: moka::sync::Cache::new(MAX_OPEN),
+            fills: Mutex::default(),
+            permits: Arc::new(Semaphore::new(settings.max_fills)),
+            settings: Arc::new(settings),
+            tasks: TaskTracker::new(),
+        })))
+    }
+
+    /// Whether this process may add to the cache.
+    pub fn is_writer(&self) -> bool {
+        self.0.layout.is_writer()
+    }
+
+    /// The complete blob, if it is there.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn get(&self, digest: &Digest) -> io::Result<Option<Blob>> {
+        if let Some(blob) = self.0.open.get(digest) {
+            return Ok(Some(blob));
+        }
+        let (layout, wanted) = (Arc::clone(&self.0.layout), *digest);
+        let found = tokio::task::spawn_blocking(move || {
+            let Some(file) = layout.open_blob(&wanted)? else { return Ok(None) };
+            let len = file.metadata()?.len();
+            io::Result::Ok(Some(Blob { content: Content::of_complete(file, len)?, len }))
+        })
+        .await??;
+        if let Some(blob) = &found {
+            self.0.open.insert(*digest, blob.clone());
+        }
+        Ok(found)
+    }
+
+    /// The running fill of a digest, if there is one.
+    pub fn running(&self, digest: &Digest) -> Option<Follower> {
+        let fills = self.0.fills.lock().unwrap_or_else(PoisonError::into_inner);
+        fills.get(digest).map(|progress| Follower { progress: progress.subscribe() })
+    }
+
+    /// Finds the blob, or joins its fill, or starts one from `source`.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn join(&self, digest: &Digest, source: impl FnOnce() -> Arc<dyn Source>) -> io::Result<Entry> {
+        if let Some(follower) = self.running(digest) {
+            return Ok(Entry::Fill(follower));
+        }
+        if let Some(blob) = self.get(digest).await? {
+            return Ok(Entry::Blob(blob));
+        }
+        let mut fills = self.0.fills.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(progress) = fills.get(digest) {
+            return Ok(Entry::Fill(Follower { progress: progress.subscribe() }));
+        }
+        // A fill that ended since `get` put its blob here before it left `fills`.
+        if let Some(blob) = self.0.open.get(digest) {
+            return Ok(Entry::Blob(blob));
+        }
+        let (progress, receiver) = watch::channel(Progress::new());
+        fills.insert(*digest, progress.clone());
+        drop(fills);
+        self.start(*digest, source(), progress);
+        Ok(Entry::Fill(Follower { progress: receiver }))
+    }
+
+    fn start(&self, digest: Digest, source: Arc<dyn Source>, progress: watch::Sender<Progress>) {
+        let cache = self.clone();
+        let registration = Registration { cache: self.clone(), digest, progress: progress.clone() };
+        let fill = Fill {
+            digest,
+            source,
+            layout: Arc::clone(&self.0.layout),
+            settings: Arc::clone(&self.0.settings),
+            progress,
+        };
+        self.0.tasks.spawn(async move {
+            let _registration = registration;
+            let Ok(_permit) = cache.0.permits.acquire().await else { return };
+            if let Ok((content, len)) = fill.run().await {
+                // A small blob is read again at its next use, into memory.
+                if content.mapping().is_some_and(|_| len > super::content::SMALL) {
+                    cache.0.open.insert(digest, Blob { content, len });
+                } else if let Ok(None) | Err(_) = cache.get(&digest).await {
+                    warn!(%digest, "a blob was gone as soon as it was published");
+                }
+            }
+        });
+    }
+
+    /// Bytes of fills are on their way to disk until this returns.
+    pub async fn close(&self) {
+        self.0.tasks.close();
+        self.0.tasks.wait().await;
+    }
+
+    /// Fills running now.
+    pub fn fills(&self) -> usize {
+        self.0.fills.lock().unwrap_or_else(PoisonError::into_inner).len()
+    }
+}
+
+/// A fill's place in the list of fills. However the fill ends, even by a
+/// panic, its place is given up and its followers are told.
+struct Registration {
+    cache: Cache,
+    digest: Digest,
+    progress: watch::Sender<Progress>,
+}
+
+impl Drop for Registration {
+    fn drop(&mut self) {
+        self.cache.0.fills.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
+        self.progress.send_if_modified(|progress| {
+            let cut = matches!(progress.state, State::Running);
+            if cut {
+                progress.state = State::Failed(FillError::Stopped);
+            }
+            cut
+        });
+    }
+}
+
+/// One client's view of a running fill.
+pub struct Follower {
+    progress: watch::Receiver<Progress>,
+}
+
+impl Follower {
+    /// Waits until the source has begun to answer; gives the length, if known.
+    ///
+    /// # Errors
+    /// When the fill fails before that.
+    pub async fn started(&mut self) -> Result<Option<u64>, FillError> {
+        loop {
+            {
+                let seen = self.progress.borrow_and_update();
+                if let Some(started) = &seen.started {
+                    return Ok(started.total);
+                }
+                if let State::Failed(error) = &seen.state {
+                    return Err(error.clone());
+                }
+            }
+            if self.progress.changed().await.is_err() {
+                return Err(FillError::Stopped);
+            }
+        }
+    }
+
+    /// Waits until the content is verified.
+    ///
+    /// # Errors
+    /// When the fill fails.
+    pub async fn verified(&mut self) -> Result<(), FillError> {
+        let settled = self.progress.wait_for(|progress| !matches!(progress.state, State::Running)).await;
+        match settled.map(|seen| seen.state.clone()) {
+            Ok(State::Failed(error)) => Err(error),
+            Ok(_) => Ok(()),
+            Err(_) => Err(FillError::Stopped),
+        }
+    }
+
+    /// The bytes of `range` (or all of them) as they become available. `None`
+    /// before the fill has [`started`](Follower::started).
+    pub fn reader(self, range: Option<ByteRange>, method: Method) -> Option<Reader> {
+        let started = self.progress.borrow().started.clone()?;
+        Some(Reader::of_fill(started.content, self.progress, range, started.total, method))
+    }
+}

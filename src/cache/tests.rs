@@ -1,0 +1,295 @@
+//! The cache against a scripted source.
+
+use std::collections::VecDeque;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::stream;
+
+use super::*;
+use crate::oci::{ByteRange, Digest};
+
+/// What one opening of the source does.
+#[derive(Clone, Copy)]
+enum Act {
+    /// Gives so many bytes from the offset, then breaks.
+    BreakAfter(usize),
+    /// Gives everything from the offset.
+    Whole,
+    /// Starts at zero whatever is asked.
+    FromZero,
+    /// Flips a bit of the byte at this place.
+    Flip(usize),
+    /// Fails at once.
+    Fail(Retry),
+    /// One byte more than announced.
+    TooLong,
+}
+
+struct Script {
+    content: Vec<u8>,
+    announce: bool,
+    acts: Mutex<VecDeque<Act>>,
+    opened: AtomicUsize,
+    given: AtomicUsize,
+}
+
+#[derive(Debug, thiserror::Error)]
+#[error("scripted failure")]
+struct Scripted;
+
+impl Script {
+    fn new(content: &[u8], acts: impl IntoIterator<Item = Act>) -> Arc<Script> {
+        Arc::new(Script {
+            content: content.to_vec(),
+            announce: true,
+            acts: Mutex::new(acts.into_iter().collect()),
+            opened: AtomicUsize::new(0),
+            given: AtomicUsize::new(0),
+        })
+    }
+}
+
+impl Source for Script {
+    fn open(&self, offset: u64) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>> {
+        self.opened.fetch_add(1, Ordering::Relaxed);
+        let act = self.acts.lock().unwrap().pop_front().unwrap_or(Act::Whole);
+        let start = if matches!(act, Act::FromZero) { 0 } else { usize::try_from(offset).unwrap() };
+        let mut bytes = self.content[start..].to_vec();
+        let mut breaks = false;
+        match act {
+            Act::Fail(retry) => return Box::pin(std::future::ready(Err(SourceError::new(Scripted, retry)))),
+            Act::BreakAfter(n) => {
+                bytes.truncate(n);
+                breaks = true;
+            }
+            Act::Flip(at) => bytes[at - start] ^= 1,
+            Act::TooLong => bytes.push(0),
+            Act::Whole | Act::FromZero => {}
+        }
+        self.given.fetch_add(bytes.len(), Ordering::Relaxed);
+        let mut frames: Vec<Result<Bytes, SourceError>> =
+            bytes.chunks(10_000).map(|chunk| Ok(Bytes::copy_from_slice(chunk))).collect();
+        if breaks {
+            frames.push(Err(SourceError::new(Scripted, Retry::After(Duration::ZERO))));
+        }
+        let total = self.announce.then_some(self.content.len() as u64);
+        let opened = Opened { total, start: start as u64, body: Box::pin(stream::iter(frames)) };
+        Box::pin(std::future::ready(Ok(opened)))
+    }
+}
+
+fn cache_at(dir: &tempfile::TempDir) -> Cache {
+    Cache::open(CacheSettings {
+        dir: dir.path().join("cache"),
+        max_size: 1 << 30,
+        min_free: MinFree::Bytes(0),
+        durability: Durability::Sync,
+        max_fills: 8,
+        max_blob_size: 1 << 30,
+        idle_timeout: Duration::from_secs(5),
+    })
+    .unwrap()
+}
+
+fn content(len: usize) -> Vec<u8> {
+    let mut random = fastrand::Rng::with_seed(len as u64);
+    std::iter::repeat_with(|| random.u8(..)).take(len).collect()
+}
+
+async fn read_all(mut reader: Reader) -> Result<Vec<u8>, ReadError> {
+    let mut all = Vec::new();
+    while let Some(window) = reader.next_window().await {
+        all.extend_from_slice(&window?);
+    }
+    Ok(all)
+}
+
+async fn pull(cache: &Cache, digest: &Digest, source: &Arc<Script>) -> Result<Vec<u8>, ReadError> {
+    let source: Arc<dyn Source> = source.clone();
+    match cache.join(digest, || source).await.unwrap() {
+        Entry::Blob(blob) => {
+            let range = ByteRange { start: 0, end: blob.len() };
+            read_all(Reader::of_blob(&blob, range, Method::Mapped)).await
+        }
+        Entry::Fill(mut follower) => {
+            follower.started().await.map_err(ReadError::Fill)?;
+            read_all(follower.reader(None, Method::Mapped).unwrap()).await
+        }
+    }
+}
+
+/// Every content size at which something changes: empty, held back whole, one
+/// mapped window, several.
+const SIZES: [usize; 6] = [0, 1, 65_536, 65_537, 300_000, 9_000_000];
+
+#[tokio::test]
+async fn a_blob_is_filled_once_and_then_found() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    for size in SIZES {
+        let bytes = content(size);
+        let digest = Digest::sha256_of(&bytes);
+        let source = Script::new(&bytes, []);
+        assert_eq!(pull(&cache, &digest, &source).await.unwrap(), bytes);
+        cache.wait_idle().await;
+        assert_eq!(pull(&cache, &digest, &source).await.unwrap(), bytes);
+        assert_eq!(source.opened.load(Ordering::Relaxed), 1, "{size}");
+    }
+}
+
+#[tokio::test]
+async fn a_restart_keeps_what_was_filled() {
+    let dir = tempfile::tempdir().unwrap();
+    let bytes = content(300_000);
+    let digest = Digest::sha256_of(&bytes);
+    let cache = cache_at(&dir);
+    pull(&cache, &digest, &Script::new(&bytes, [])).await.unwrap();
+    cache.close().await;
+    drop(cache);
+    let unused = Script::new(&bytes, []);
+    assert_eq!(pull(&cache_at(&dir), &digest, &unused).await.unwrap(), bytes);
+    assert_eq!(unused.opened.load(Ordering::Relaxed), 0);
+}
+
+#[tokio::test]
+async fn many_followers_of_one_fill_each_get_all_bytes_and_the_source_gives_them_once() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let bytes = content(3_000_000);
+    let digest = Digest::sha256_of(&bytes);
+    let source = Script::new(&bytes, []);
+    let pulls = (0..50).map(|_| {
+        let (cache, source) = (cache.clone(), source.clone());
+        tokio::spawn(async move { pull(&cache, &digest, &source).await.unwrap() })
+    });
+    for pulled in pulls.collect::<Vec<_>>() {
+        assert_eq!(pulled.await.unwrap(), bytes);
+    }
+    assert_eq!(source.given.load(Ordering::Relaxed), bytes.len());
+}
+
+#[tokio::test]
+async fn no_client_ever_completes_a_wrong_blob() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let bytes = content(300_000);
+    let digest = Digest::sha256_of(&bytes);
+    for at in [0, 150_000, 299_999] {
+        let source = Script::new(&bytes, [Act::Flip(at)]);
+        let error = pull(&cache, &digest, &source).await.unwrap_err();
+        assert!(matches!(error, ReadError::Fill(FillError::WrongDigest)), "{error}");
+        cache.wait_idle().await;
+        assert!(cache.get(&digest).await.unwrap().is_none());
+    }
+    assert_eq!(pull(&cache, &digest, &Script::new(&bytes, [])).await.unwrap(), bytes);
+}
+
+#[tokio::test]
+async fn a_broken_transfer_goes_on_at_the_byte_it_broke_at() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let bytes = content(300_000);
+    let digest = Digest::sha256_of(&bytes);
+    let acts = [0, 1, 100_000, 50_000].map(Act::BreakAfter);
+    let source = Script::new(&bytes, acts.into_iter().chain([Act::FromZero]));
+    assert_eq!(pull(&cache, &digest, &source).await.unwrap(), bytes);
+    assert_eq!(source.opened.load(Ordering::Relaxed), 5);
+}
+
+#[tokio::test]
+async fn a_source_that_never_gives_a_byte_is_given_up() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let digest = Digest::sha256_of(b"x");
+    let source = Script::new(b"x", [Act::Fail(Retry::After(Duration::ZERO)); 100]);
+    assert!(matches!(pull(&cache, &digest, &source).await, Err(ReadError::Fill(FillError::Source(_)))));
+    let source = Script::new(b"x", [Act::Fail(Retry::Never)]);
+    cache.wait_idle().await;
+    assert!(matches!(pull(&cache, &digest, &source).await, Err(ReadError::Fill(FillError::Source(_)))));
+    assert_eq!(source.opened.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
+async fn content_longer_than_announced_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let bytes = content(100_000);
+    let source = Script::new(&bytes, [Act::TooLong]);
+    let error = pull(&cache, &Digest::sha256_of(&bytes), &source).await.unwrap_err();
+    assert!(matches!(error, ReadError::Fill(FillError::TooLarge { .. })), "{error}");
+}
+
+#[tokio::test]
+async fn content_of_unannounced_length_is_served_and_kept() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let bytes = content(300_000);
+    let digest = Digest::sha256_of(&bytes);
+    let mut source = Arc::into_inner(Script::new(&bytes, [])).unwrap();
+    source.announce = false;
+    let source = Arc::new(source);
+    assert_eq!(pull(&cache, &digest, &source).await.unwrap(), bytes);
+    cache.wait_idle().await;
+    assert_eq!(cache.get(&digest).await.unwrap().unwrap().len(), 300_000);
+}
+
+#[tokio::test]
+async fn ranges_of_blobs_and_fills_are_their_bytes() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let bytes = content(300_000);
+    let digest = Digest::sha256_of(&bytes);
+    let range = ByteRange { start: 70_000, end: 170_001 };
+    let source: Arc<dyn Source> = Script::new(&bytes, []);
+    let Entry::Fill(mut follower) = cache.join(&digest, || source).await.unwrap() else { panic!("a fill") };
+    follower.started().await.unwrap();
+    let part = read_all(follower.reader(Some(range), Method::Read).unwrap()).await.unwrap();
+    assert_eq!(part, &bytes[70_000..170_001]);
+    cache.wait_idle().await;
+    let blob = cache.get(&digest).await.unwrap().unwrap();
+    for method in [Method::Mapped, Method::Read] {
+        assert_eq!(read_all(Reader::of_blob(&blob, range, method)).await.unwrap(), part);
+    }
+}
+
+#[tokio::test]
+async fn a_partial_left_by_a_crash_is_hashed_and_continued() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let bytes = content(5_000_000);
+    let digest = Digest::sha256_of(&bytes);
+    let partial = dir.path().join("cache/partial").join(digest.to_string().replace(':', "-"));
+    std::fs::write(&partial, &bytes[..3_500_000]).unwrap();
+    let source = Script::new(&bytes, []);
+    assert_eq!(pull(&cache, &digest, &source).await.unwrap(), bytes);
+    assert_eq!(source.given.load(Ordering::Relaxed), 5_000_000 - (3 << 20));
+}
+
+#[tokio::test]
+async fn a_partial_that_rotted_is_thrown_away_and_the_next_pull_is_right() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let bytes = content(5_000_000);
+    let digest = Digest::sha256_of(&bytes);
+    let partial = dir.path().join("cache/partial").join(digest.to_string().replace(':', "-"));
+    let mut rotten = bytes[..3_500_000].to_vec();
+    rotten[1_000_000] ^= 1;
+    std::fs::write(&partial, rotten).unwrap();
+    let source = Script::new(&bytes, []);
+    assert!(pull(&cache, &digest, &source).await.is_err());
+    cache.wait_idle().await;
+    assert_eq!(pull(&cache, &digest, &source).await.unwrap(), bytes);
+}
+
+impl Cache {
+    /// Waits until no fill runs.
+    async fn wait_idle(&self) {
+        while self.fills() > 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+    }
+}

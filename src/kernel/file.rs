@@ -1,0 +1,105 @@
+//! Files: allocation, positioned reads, durable publication.
+
+use std::fs::File;
+use std::io::{self, IoSliceMut};
+use std::os::unix::fs::FileExt as _;
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, FlockOperation, RenameFlags};
+use rustix::io::{Errno, ReadWriteFlags};
+
+/// Reserves room for `len` bytes without changing the file's length, so that a
+/// full disk shows before the first byte. File systems without the call are
+/// left alone.
+///
+/// # Errors
+/// When there is no room, or the file cannot be written.
+pub fn allocate(file: &File, len: u64) -> io::Result<()> {
+    if len == 0 {
+        return Ok(());
+    }
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
+        Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Makes the content of `file` durable (`fdatasync`).
+///
+/// # Errors
+/// When the device reports one; the pages may then be lost, so the file must
+/// be thrown away and never synced again.
+pub fn sync_data(file: &File) -> io::Result<()> {
+    Ok(rustix::fs::fdatasync(file)?)
+}
+
+/// Renames `from` to `to` unless `to` exists, which is no error: content is
+/// addressed by its digest, so what is there is the same. `from` is gone
+/// afterwards in both cases.
+///
+/// # Errors
+/// When the rename or the removal fails.
+pub fn publish(from: &Path, to: &Path) -> io::Result<()> {
+    match rustix::fs::renameat_with(rustix::fs::CWD, from, rustix::fs::CWD, to, RenameFlags::NOREPLACE) {
+        Ok(()) => Ok(()),
+        Err(Errno::EXIST) => std::fs::remove_file(from),
+        // Some file systems know no flags; content is immutable, so replacing
+        // it with itself is harmless.
+        Err(Errno::INVAL | Errno::NOSYS) => std::fs::rename(from, to),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Takes the exclusive lock of `file`; `false` when another process has it.
+///
+/// # Errors
+/// When the file system cannot lock.
+pub fn try_lock(file: &File) -> io::Result<bool> {
+    match rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(true),
+        Err(Errno::WOULDBLOCK) => Ok(false),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads into `buffer` from `offset`, but only what is in memory: `None` when
+/// the kernel would have to wait for the disk.
+///
+/// # Errors
+/// When the read fails.
+pub fn try_read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<Option<usize>> {
+    let mut vector = [IoSliceMut::new(buffer)];
+    match rustix::io::preadv2(file, &mut vector, offset, ReadWriteFlags::NOWAIT) {
+        Ok(read) => Ok(Some(read)),
+        Err(Errno::AGAIN | Errno::OPNOTSUPP | Errno::NOSYS) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Reads up to the whole of `buffer` from `offset`, waiting as needed; less
+/// only at the end of the file.
+///
+/// # Errors
+/// When the read fails.
+pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buffer.get_mut(done..).filter(|rest| !rest.is_empty()) {
+        match file.read_at(rest, offset + done as u64) {
+            Ok(0) => break,
+            Ok(read) => done += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(done)
+}
+
+/// Raises the soft limit of open files to the hard one: every connection and
+/// every open blob is a file.
+pub fn raise_file_limit() {
+    use rustix::process::{Resource, getrlimit, setrlimit};
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    // Failing leaves the lower limit in force; the bounds of the server hold.
+    let _ = setrlimit(Resource::Nofile, limit);
+}

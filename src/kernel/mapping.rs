@@ -1,0 +1,179 @@
+//! Mappings of immutable files, handed out as `Bytes`.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use bytes::Bytes;
+use memmap2::{Advice, Mmap, MmapOptions};
+
+/// A read-only shared mapping of a file that is never truncated or replaced
+/// while it lives. Slices of it keep it alive.
+#[derive(Debug)]
+pub struct Mapping {
+    file: Arc<File>,
+    bytes: Bytes,
+    map: Arc<Mmap>,
+}
+
+struct Owner(Arc<Mmap>);
+
+impl AsRef<[u8]> for Owner {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
+impl Mapping {
+    /// Maps the first `len` bytes of `file`.
+    ///
+    /// The file may still be shorter than `len`, as a growing one is: then only
+    /// the part that exists may be sliced.
+    ///
+    /// # Errors
+    /// When the kernel refuses (no address space, no memory, a special file).
+    #[allow(unsafe_code)]
+    pub fn new(file: Arc<File>, len: u64) -> io::Result<Mapping> {
+        let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
+        // SAFETY: a mapping must not change under a reader. Only the cache
+        // calls this, with files below its own directory (mode 0700, locked by
+        // this process): a published blob is never written again, and a
+        // growing one is only appended to, behind what has been handed out.
+        // Nothing ever truncates them: they are unlinked, which keeps the
+        // pages. User space does not read the slices of plain connections at
+        // all (the kernel copies, and a vanished page is EFAULT to it).
+        let map = Arc::new(unsafe { MmapOptions::new().len(len).map(&*file)? });
+        let bytes = Bytes::from_owner(Owner(Arc::clone(&map)));
+        Ok(Mapping { file, bytes, map })
+    }
+
+    /// The mapped file.
+    pub fn file(&self) -> &Arc<File> {
+        &self.file
+    }
+
+    /// The mapped bytes from `start` to `end`; empty when that is no part of
+    /// the mapping.
+    pub fn slice(&self, start: u64, end: u64) -> Bytes {
+        match (usize::try_from(start), usize::try_from(end)) {
+            (Ok(start), Ok(end)) if start <= end && end <= self.bytes.len() => self.bytes.slice(start..end),
+            _ => Bytes::new(),
+        }
+    }
+
+    /// Reads the pages of a part from disk, waiting for it.
+    ///
+    /// # Errors
+    /// When the device fails to deliver them.
+    pub fn populate(&self, start: u64, end: u64) -> io::Result<()> {
+        let (Ok(start), Ok(end)) = (usize::try_from(start), usize::try_from(end)) else { return Ok(()) };
+        match self.map.advise_range(Advice::PopulateRead, start, end.saturating_sub(start)) {
+            // Kernels before 5.14 do not know the advice: the copy waits then.
+            Err(error) if error.raw_os_error() == Some(rustix::io::Errno::INVAL.raw_os_error()) => Ok(()),
+            done => done,
+        }
+    }
+
+    /// Asks the kernel to start reading a part, without waiting.
+    pub fn prefetch(&self, start: u64, end: u64) {
+        if let (Ok(start), Ok(end)) = (usize::try_from(start), usize::try_from(end))
+            && end <= self.bytes.len()
+            && start < end
+        {
+            // A hint: nothing depends on it.
+            let _ = self.map.advise_range(Advice::WillNeed, start, end - start);
+        }
+    }
+
+    /// Where in the file `slice` lies, if it is a slice of this mapping.
+    fn offset_of(&self, slice: &[u8]) -> Option<u64> {
+        let offset = (slice.as_ptr() as usize).checked_sub(self.bytes.as_ptr() as usize)?;
+        (offset.checked_add(slice.len())? <= self.bytes.len()).then_some(offset as u64)
+    }
+}
+
+/// The mappings whose slices may come by on one connection.
+///
+/// Recognition is an optimisation: a slice of a mapping that is not in here is
+/// written like any other bytes.
+#[derive(Debug, Clone, Default)]
+pub struct Mappings(Arc<Mutex<VecDeque<Arc<Mapping>>>>);
+
+impl Mappings {
+    /// Blobs that one connection may be sending at a time; with HTTP/1.1 it is
+    /// one, and one before it not wholly flushed.
+    const MAX: usize = 4;
+
+    /// Remembers `mapping` for this connection.
+    pub fn register(&self, mapping: &Arc<Mapping>) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.iter().any(|other| Arc::ptr_eq(other, mapping)) {
+            return;
+        }
+        if known.len() == Self::MAX {
+            known.pop_front();
+        }
+        known.push_back(Arc::clone(mapping));
+    }
+
+    /// The mapping that `slice` lies in, and the slice's offset in its file.
+    pub fn find(&self, slice: &[u8]) -> Option<(Arc<Mapping>, u64)> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find_map(|mapping| Some((Arc::clone(mapping), mapping.offset_of(slice)?)))
+    }
+
+    /// Forgets all: the connection is idle.
+    pub fn clear(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::io::Write as _;
+
+    fn mapping_of(content: &[u8]) -> Mapping {
+        let mut file = tempfile::tempfile().unwrap();
+        file.write_all(content).unwrap();
+        Mapping::new(Arc::new(file), content.len() as u64).unwrap()
+    }
+
+    #[test]
+    fn slices_are_the_files_bytes_and_outlive_the_mapping() {
+        let mapping = mapping_of(b"hello world");
+        let slice = mapping.slice(6, 11);
+        drop(mapping);
+        assert_eq!(&slice[..], b"world");
+    }
+
+    #[test]
+    fn a_slice_outside_the_mapping_is_empty() {
+        let mapping = mapping_of(b"hello");
+        assert!(
+            mapping.slice(3, 9).is_empty() && mapping.slice(4, 2).is_empty() && mapping.slice(u64::MAX, 0).is_empty()
+        );
+    }
+
+    #[test]
+    fn only_slices_of_registered_mappings_are_recognised() {
+        let (a, b) = (Arc::new(mapping_of(b"aaaaaa")), Arc::new(mapping_of(b"bbbbbb")));
+        let known = Mappings::default();
+        known.register(&a);
+        let (found, offset) = known.find(&a.slice(2, 4)).unwrap();
+        assert!(Arc::ptr_eq(&found, &a) && offset == 2);
+        assert!(known.find(&b.slice(0, 1)).is_none());
+        assert!(known.find(b"elsewhere").is_none());
+        known.clear();
+        assert!(known.find(&a.slice(2, 4)).is_none());
+    }
+
+    #[test]
+    fn a_growing_file_can_be_mapped_before_it_is_whole() {
+        let file = Arc::new(tempfile::tempfile().unwrap());
+        let mapping = Mapping::new(Arc::clone(&file), 1 << 20).unwrap();
+        (&*file).write_all(b"first bytes").unwrap();
+        assert_eq!(&mapping.slice(0, 5)[..], b"first");
+    }
+}

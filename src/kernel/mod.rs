@@ -1,0 +1,13 @@
+//! The kernel interface: mappings, splice, positioned I/O that never waits.
+//!
+//! The only module with `unsafe`, and at the bottom of the tree because both
+//! the cache (which owns files) and the server (which owns sockets) stand on
+//! it. Everything it exports is safe to call with any argument.
+
+mod file;
+mod mapping;
+mod pipe;
+
+pub use file::{allocate, publish, raise_file_limit, read_at, sync_data, try_lock, try_read_at};
+pub use mapping::{Mapping, Mappings};
+pub use pipe::{Pipe, PipePool};
