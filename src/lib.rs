@@ -6,6 +6,8 @@ pub mod server;
 
 pub mod access;
 pub mod cache;
+pub mod upstream;
+
 pub mod registry;
 
 pub mod oci;

@@ -1,0 +1,98 @@
+//! What can go wrong upstream, in the terms that decide what a client is told.
+
+use std::time::Duration;
+
+use crate::registry::Origin;
+
+/// Shorthand for results of this module.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failed upstream request. No message carries a secret, a token or a
+/// redirect's query; redirect targets are named by their origin only.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// The egress rule forbids it; nothing was sent.
+    #[error("refused to contact {target}: {reason}")]
+    Egress {
+        /// The origin, or what stood in its place.
+        target: String,
+        /// The rule that forbids it, and how to allow it where that is possible.
+        reason: String,
+    },
+    /// No connection, or it broke before an answer.
+    #[error("{origin} could not be reached: {cause}")]
+    Unreachable {
+        /// Where to.
+        origin: Origin,
+        /// The system's reason.
+        cause: String,
+    },
+    /// No answer in time.
+    #[error("{origin} did not answer within {} s", limit.as_secs())]
+    Timeout {
+        /// Where to.
+        origin: Origin,
+        /// The time it had.
+        limit: Duration,
+    },
+    /// Upstream does not have it.
+    #[error("upstream does not have it")]
+    NotFound,
+    /// Upstream does not let this registry's credential read it.
+    #[error("upstream denied access (status {status} after authenticating)")]
+    Denied {
+        /// The final status.
+        status: u16,
+    },
+    /// The token service does not accept the stored credential.
+    #[error(
+        "the token service {realm} rejected the stored credential (status {status}); check the user name and secret of this registry"
+    )]
+    CredentialRejected {
+        /// The token service.
+        realm: Origin,
+        /// Its status.
+        status: u16,
+    },
+    /// A rate limit.
+    #[error("upstream's rate limit is reached")]
+    TooManyRequests {
+        /// How long upstream asks to wait.
+        retry_after: Option<Duration>,
+    },
+    /// Upstream answered with a failure of its own.
+    #[error("{origin} answered with status {status}")]
+    Status {
+        /// Who answered.
+        origin: Origin,
+        /// The status.
+        status: u16,
+    },
+    /// An answer that makes no sense, or is not to be believed.
+    #[error("{origin} sent an answer that cannot be used: {what}")]
+    Protocol {
+        /// Who answered.
+        origin: Origin,
+        /// What is wrong with it.
+        what: String,
+    },
+}
+
+impl Error {
+    /// Whether the same request may succeed a little later.
+    pub fn is_transient(&self) -> bool {
+        match self {
+            Error::Unreachable { .. } | Error::Timeout { .. } | Error::TooManyRequests { .. } => true,
+            Error::Status { status, .. } => *status >= 500 || *status == 408,
+            _ => false,
+        }
+    }
+
+    /// How long upstream asked to wait.
+    pub fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Error::TooManyRequests { retry_after } => *retry_after,
+            _ => None,
+        }
+    }
+}

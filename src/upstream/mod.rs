@@ -1,0 +1,21 @@
+//! Everything outbound: where requests may go, how they are authorised, what
+//! of the answers is believed.
+//!
+//! One [`Upstream`] stands for one named registry. Its connections, learned
+//! challenges and tokens are its own, so nothing that one upstream says can
+//! touch another's credential. Upstream knows no disk and no clients.
+
+mod challenge;
+mod connect;
+mod egress;
+mod error;
+mod registry;
+mod send;
+mod tls;
+mod token;
+mod transfer;
+
+pub use error::{Error, Result};
+pub use registry::{ManifestAnswer, Page, Upstream};
+pub use tls::TlsError;
+pub use transfer::{BlobAnswer, BlobBody};

@@ -1,0 +1,377 @@
+//! One upstream registry: authorised requests for manifests, tags, referrers.
+//!
+//! A request carries what worked before: a registry that once challenged is
+//! shown a token at once. After a refusal there is one more try with a fresh
+//! token and no third.
+
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::{HeaderValue, Method, StatusCode};
+use tokio::sync::Semaphore;
+use url::Url;
+
+use super::challenge::Challenge;
+use super::connect::Connector;
+use super::egress::{Egress, Purpose};
+use super::error::{Error, Result};
+use super::send::{Answer, Ask, Sender, collect};
+use super::tls::{TlsError, client_config};
+use super::token::{Scheme, Tokens};
+use crate::oci::{Digest, MediaType, Reference, Repository};
+use crate::registry::{Kind, Origin, Registry};
+
+/// Largest manifest that is taken (distribution-spec: at least 4 MB).
+pub(super) const MAX_MANIFEST: usize = 4 << 20;
+
+/// One registry's upstream side.
+pub struct Upstream {
+    registry: Arc<Registry>,
+    sender: Sender,
+    tokens: Tokens,
+    scheme: RwLock<Option<Scheme>>,
+    /// Transfers at a time.
+    pub(super) permits: Arc<Semaphore>,
+}
+
+/// A manifest as upstream gave it.
+#[derive(Debug)]
+pub struct ManifestAnswer {
+    /// The bytes; empty for HEAD.
+    pub bytes: Bytes,
+    /// `Content-Type`.
+    pub media_type: Option<MediaType>,
+    /// `Docker-Content-Digest`, where it is one.
+    pub digest: Option<Digest>,
+    /// `Content-Length`.
+    pub length: Option<u64>,
+    /// Who sent it.
+    pub origin: Origin,
+}
+
+/// One page of a list.
+#[derive(Debug)]
+pub struct Page {
+    /// The JSON document.
+    pub bytes: Bytes,
+    /// The query of the next page, where there is one.
+    pub next: Option<String>,
+    /// `OCI-Filters-Applied`, where it says `artifactType`.
+    pub filtered: bool,
+    /// Who sent it.
+    pub origin: Origin,
+}
+
+impl Upstream {
+    /// The upstream of `registry`.
+    ///
+    /// # Errors
+    /// When its own certificate authorities cannot be used.
+    pub fn new(registry: Arc<Registry>) -> std::result::Result<Upstream, TlsError> {
+        let tls = Arc::new(client_config(registry.egress.ca_pem.as_deref())?);
+        let egress = Egress::new(Arc::clone(&registry));
+        let connector = Connector::new(egress.clone(), tls);
+        Ok(Upstream {
+            sender: Sender::new(&registry, egress, connector),
+            tokens: Tokens::new(registry.credential.clone()),
+            scheme: RwLock::new(None),
+            permits: Arc::new(Semaphore::new(registry.egress.max_connections.max(1))),
+            registry,
+        })
+    }
+
+    /// The registry this is the upstream of.
+    pub fn registry(&self) -> &Arc<Registry> {
+        &self.registry
+    }
+
+    /// Asks for a manifest. `accept` is the client's own where it wants what
+    /// nobody else does; otherwise every known type is asked for.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn manifest(
+        &self,
+        method: Method,
+        repository: &Repository,
+        reference: &Reference,
+        accept: Option<HeaderValue>,
+    ) -> Result<ManifestAnswer> {
+        let is_head = method == Method::HEAD;
+        let accept = accept.unwrap_or(HeaderValue::from_static(MediaType::ACCEPT));
+        let ask = Ask { method, accept: Some(accept), ..Ask::default() };
+        let path = format!("/v2/{repository}/manifests/{reference}");
+        let answer = self.ask(&path, repository, "pull", ask).await?;
+        expect(&answer, StatusCode::OK)?;
+        let headers = answer.response.headers();
+        let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+        let media_type = header(CONTENT_TYPE.as_str()).and_then(MediaType::parse);
+        let digest = header("docker-content-digest").and_then(|text| text.parse().ok());
+        let length = header(CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
+        let origin = answer.origin;
+        let bytes = if is_head { Bytes::new() } else { collect(answer.response, &origin, MAX_MANIFEST).await? };
+        Ok(ManifestAnswer { bytes, media_type, digest, length, origin })
+    }
+
+    /// Whether this registry's credential may read a blob in `repository`;
+    /// gives its size where upstream says it. A redirect is a yes: its target
+    /// is not contacted.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn may_read_blob(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>> {
+        let path = format!("/v2/{repository}/blobs/{digest}");
+        let ask = Ask { method: Method::HEAD, ..Ask::default() };
+        let (response, origin) = match self.ask_once(&path, repository, ask).await {
+            // Registries without HEAD on blobs: one byte tells as much.
+            Err(Error::Status { status: 405, .. }) => {
+                let range = Some(HeaderValue::from_static("bytes=0-0"));
+                self.ask_once(&path, repository, Ask { range, ..Ask::default() }).await?
+            }
+            other => other?,
+        };
+        let status = response.status();
+        if status.is_success() {
+            let is_whole = status == StatusCode::OK;
+            let length = response.headers().get(CONTENT_LENGTH).and_then(|value| value.to_str().ok()?.parse().ok());
+            return Ok(length.filter(|_| is_whole));
+        }
+        if status.is_redirection() { Ok(None) } else { Err(Error::Status { origin, status: status.as_u16() }) }
+    }
+
+    /// One page of the tag list; `query` is `n`, `last` and whatever an
+    /// earlier page's `next` said.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn tags(&self, repository: &Repository, query: &str) -> Result<Page> {
+        // ACR lists tags under another action than pulling.
+        let action = if self.registry.kind == Kind::Azure { "pull,metadata_read" } else { "pull" };
+        self.page(repository, action, &format!("/v2/{repository}/tags/list"), query).await
+    }
+
+    /// One page of the referrers of `digest`.
+    ///
+    /// # Errors
+    /// As [`Error`] says; [`Error::NotFound`] where the API does not exist.
+    pub async fn referrers(&self, repository: &Repository, digest: &Digest, query: &str) -> Result<Page> {
+        self.page(repository, "pull", &format!("/v2/{repository}/referrers/{digest}"), query).await
+    }
+
+    async fn page(&self, repository: &Repository, action: &str, path: &str, query: &str) -> Result<Page> {
+        let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
+        let answer = self.ask(&target, repository, action, Ask::default()).await?;
+        expect(&answer, StatusCode::OK)?;
+        let headers = answer.response.headers();
+        let next = headers.get(LINK).and_then(|value| next_query(value.to_str().ok()?, &answer.origin, path));
+        let filtered = headers.get("oci-filters-applied").is_some_and(|value| {
+            value.to_str().is_ok_and(|filters| filters.split(',').any(|filter| filter.trim() == "artifactType"))
+        });
+        let origin = answer.origin;
+        let bytes = collect(answer.response, &origin, MAX_MANIFEST).await?;
+        Ok(Page { bytes, next, filtered, origin })
+    }
+
+    /// Asks for `target` (path and query), authorised for `repository`, and
+    /// follows redirects. Statuses that mean an error are one.
+    pub(super) async fn ask(&self, target: &str, repository: &Repository, action: &str, ask: Ask) -> Result<Answer> {
+        let mut failure = None;
+        for origin in self.registry.origins() {
+            let url = self.url(origin, target)?;
+            match self.ask_authorised(&url, repository, action, ask.clone(), true).await {
+                // Only a registry that cannot be reached is replaced by another.
+                Err(error @ (Error::Unreachable { .. } | Error::Timeout { .. })) => failure = Some(error),
+                answered => return answered,
+            }
+        }
+        Err(failure.unwrap_or(Error::NotFound))
+    }
+
+    /// As [`ask`](Self::ask), at the first origin, but redirects are answers.
+    async fn ask_once(
+        &self,
+        target: &str,
+        repository: &Repository,
+        ask: Ask,
+    ) -> Result<(http::Response<hyper::body::Incoming>, Origin)> {
+        let url = self.url(&self.registry.origin, target)?;
+        let answer = self.ask_authorised(&url, repository, "pull", ask, false).await?;
+        Ok((answer.response, answer.origin))
+    }
+
+    fn url(&self, origin: &Origin, target: &str) -> Result<Url> {
+        format!("{origin}{target}")
+            .parse()
+            .map_err(|_| Error::Protocol { origin: origin.clone(), what: "a path that makes no URL".to_owned() })
+    }
+
+    async fn ask_authorised(
+        &self,
+        url: &Url,
+        repository: &Repository,
+        action: &str,
+        mut ask: Ask,
+        follow: bool,
+    ) -> Result<Answer> {
+        let scope = format!("repository:{repository}:{action}");
+        let known = self.scheme.read().unwrap_or_else(PoisonError::into_inner).clone();
+        if let Some(scheme) = &known {
+            ask.authorization = self.tokens.authorization(&self.sender, scheme, &scope).await?;
+        }
+        let first = self.exchange(url, &ask, follow).await?;
+        if first.response.status() != StatusCode::UNAUTHORIZED {
+            return outcome(first);
+        }
+        if first.redirected {
+            // Whoever is behind a redirect gets no credential and no say.
+            return Err(Error::Protocol {
+                origin: first.origin,
+                what: "a redirect target that wants to authenticate".to_owned(),
+            });
+        }
+        let scheme = match (known, ask.authorization.take()) {
+            // What a registry says after refusing a token is not to be learned
+            // from: several answer with another challenge, or with none.
+            (Some(scheme), Some(refused)) => {
+                if matches!(scheme, Scheme::Basic) {
+                    return Err(Error::Denied { status: 401 });
+                }
+                self.tokens.forget(&scheme, &scope, &refused).await;
+                scheme
+            }
+            _ => self.learn(url, first.response.headers()).await?,
+        };
+        ask.authorization = self.tokens.authorization(&self.sender, &scheme, &scope).await?;
+        if ask.authorization.is_none() {
+            return Err(Error::Denied { status: 401 });
+        }
+        outcome(self.exchange(url, &ask, follow).await?)
+    }
+
+    async fn exchange(&self, url: &Url, ask: &Ask, follow: bool) -> Result<Answer> {
+        if follow {
+            return self.sender.follow(url, ask).await;
+        }
+        let (response, origin) = self.sender.send(Purpose::Registry, url, ask).await?;
+        Ok(Answer { response, origin, redirected: false })
+    }
+
+    /// Learns from a 401 how this registry authorises; where the resource says
+    /// nothing, from its `/v2/`.
+    async fn learn(&self, url: &Url, headers: &HeaderMap) -> Result<Scheme> {
+        let parse =
+            |headers: &HeaderMap| Challenge::parse(headers.get_all(WWW_AUTHENTICATE).iter().map(HeaderValue::as_bytes));
+        let challenge = match parse(headers) {
+            Some(challenge) => Some(challenge),
+            None => {
+                let base = url.join("/v2/").map_err(|_| Error::Denied { status: 401 })?;
+                let (response, _) = self.sender.send(Purpose::Registry, &base, &Ask::default()).await?;
+                // Its scope is about no resource: never used.
+                parse(response.headers()).map(|challenge| match challenge {
+                    Challenge::Bearer { realm, service, .. } => Challenge::Bearer { realm, service, scope: None },
+                    Challenge::Basic => Challenge::Basic,
+                })
+            }
+        };
+        let scheme = Scheme::of(challenge.ok_or(Error::Denied { status: 401 })?, url)?;
+        *self.scheme.write().unwrap_or_else(PoisonError::into_inner) = Some(scheme.clone());
+        Ok(scheme)
+    }
+}
+
+/// Turns statuses that mean an error into it.
+fn outcome(answer: Answer) -> Result<Answer> {
+    let headers = answer.response.headers();
+    match answer.response.status().as_u16() {
+        200..400 if answer.response.headers().contains_key(CONTENT_ENCODING) => {
+            // Digests are over the stored bytes; a transcoded body has another.
+            let identity =
+                headers.get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"));
+            if identity {
+                Ok(answer)
+            } else {
+                Err(Error::Protocol { origin: answer.origin, what: "a compressed body".to_owned() })
+            }
+        }
+        200..400 => Ok(answer),
+        404 => Err(Error::NotFound),
+        // A signed redirect that is refused has expired or is not for us: the
+        // registry has to be asked again.
+        status @ (400 | 401 | 403 | 410) if answer.redirected => Err(Error::Status { origin: answer.origin, status }),
+        status @ (401 | 403) => Err(Error::Denied { status }),
+        429 => Err(Error::TooManyRequests { retry_after: retry_after(headers) }),
+        status => Err(Error::Status { origin: answer.origin, status }),
+    }
+}
+
+fn expect(answer: &Answer, status: StatusCode) -> Result<()> {
+    let found = answer.response.status();
+    if found == status { Ok(()) } else { Err(Error::Status { origin: answer.origin.clone(), status: found.as_u16() }) }
+}
+
+/// `Retry-After`, in seconds or as a date; more than an hour is an hour.
+pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(RETRY_AFTER)?.to_str().ok()?.trim();
+    let wait = match text.parse::<u64>() {
+        Ok(seconds) => Duration::from_secs(seconds),
+        Err(_) => {
+            let when = httpdate::parse_http_date(text).ok()?;
+            when.duration_since(std::time::SystemTime::now()).unwrap_or_default()
+        }
+    };
+    Some(wait.min(Duration::from_secs(3600)))
+}
+
+/// The query of `Link: <…>; rel="next"`, if it leads to the same list of the
+/// same registry; anything else is dropped.
+fn next_query(link: &str, origin: &Origin, path: &str) -> Option<String> {
+    link.split(',').find_map(|one| {
+        let (target, parameters) = one.trim().strip_prefix('<')?.split_once('>')?;
+        let next = parameters.split(';').any(|parameter| {
+            let parameter: String = parameter.chars().filter(|c| !c.is_whitespace() && *c != '"').collect();
+            parameter.eq_ignore_ascii_case("rel=next")
+        });
+        let base: Url = format!("{origin}{path}").parse().ok()?;
+        let target = base.join(target).ok()?;
+        let same = next && Origin::of(&target).is_ok_and(|found| found == *origin) && target.path() == base.path();
+        same.then(|| target.query().unwrap_or_default().to_owned())
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_next_page_is_followed_only_within_the_same_list() {
+        let origin: Origin = "https://r.example".parse().unwrap();
+        let next = |link: &str| next_query(link, &origin, "/v2/a/tags/list");
+        assert_eq!(next(r#"</v2/a/tags/list?n=2&last=b>; rel="next""#), Some("n=2&last=b".into()));
+        assert_eq!(next("<https://r.example/v2/a/tags/list?next_page=x>; rel=next"), Some("next_page=x".into()));
+        assert_eq!(next("<?n=1>;rel=next"), Some("n=1".into()));
+        for link in [
+            r#"<http://evil/v2/a/tags/list?n=2>; rel="next""#,
+            r#"</v2/b/tags/list?n=2>; rel="next""#,
+            r#"</v2/a/tags/list?n=2>; rel="prev""#,
+            "nonsense",
+            "<>",
+        ] {
+            assert_eq!(next(link), None, "{link}");
+        }
+    }
+
+    #[test]
+    fn retry_after_is_read_in_both_forms_and_bounded() {
+        let read = |value: &'static str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(value));
+            retry_after(&headers)
+        };
+        assert_eq!(read("7"), Some(Duration::from_secs(7)));
+        assert_eq!(read("99999999999"), Some(Duration::from_secs(3600)));
+        assert_eq!(read("Thu, 01 Jan 1970 00:00:00 GMT"), Some(Duration::ZERO));
+        assert_eq!(read("soon"), None);
+    }
+}

@@ -1,0 +1,123 @@
+//! Blobs: an authorised stream at an offset.
+
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::Stream;
+use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
+use http::{HeaderValue, StatusCode};
+use http_body::Body as _;
+use hyper::body::Incoming;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::error::{Error, Result};
+use super::registry::Upstream;
+use super::send::{Ask, root_cause};
+use crate::oci::{Digest, Repository};
+use crate::registry::Origin;
+
+/// A blob's bytes from some offset to its end.
+pub struct BlobAnswer {
+    /// Length of the whole blob, where upstream says it.
+    pub total: Option<u64>,
+    /// Offset of the first byte: the one asked for, or 0 from an upstream that
+    /// does not do ranges.
+    pub start: u64,
+    /// The bytes.
+    pub body: BlobBody,
+}
+
+impl Upstream {
+    /// Opens a blob at `offset`. The registry itself is asked each time: a
+    /// redirect it gives is for one attempt.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn blob(&self, repository: &Repository, digest: &Digest, offset: u64) -> Result<BlobAnswer> {
+        let permit = std::sync::Arc::clone(&self.permits).acquire_owned().await.ok();
+        let range = (offset > 0).then(|| HeaderValue::from_str(&format!("bytes={offset}-")).ok()).flatten();
+        let ask = Ask { range, is_transfer: true, ..Ask::default() };
+        let answer = self.ask(&format!("/v2/{repository}/blobs/{digest}"), repository, "pull", ask).await?;
+        let protocol = |what: &str| Error::Protocol { origin: answer.origin.clone(), what: what.to_owned() };
+        let headers = answer.response.headers();
+        let (start, total) = match answer.response.status() {
+            StatusCode::OK => {
+                let length =
+                    headers.get(CONTENT_LENGTH).map(|value| value.to_str().ok().and_then(|text| text.parse().ok()));
+                match length {
+                    Some(None) => return Err(protocol("a Content-Length that is no number")),
+                    length => (0, length.flatten()),
+                }
+            }
+            StatusCode::PARTIAL_CONTENT => {
+                let range = headers.get(CONTENT_RANGE).and_then(|value| content_range(value.to_str().ok()?));
+                match range {
+                    Some((start, total)) if start == offset && offset > 0 => (start, Some(total)),
+                    _ => return Err(protocol("another range than was asked for")),
+                }
+            }
+            other => return Err(Error::Status { origin: answer.origin.clone(), status: other.as_u16() }),
+        };
+        let body = BlobBody { body: answer.response.into_body(), origin: answer.origin, _permit: permit };
+        Ok(BlobAnswer { total, start, body })
+    }
+}
+
+/// `bytes first-last/total`, where it runs to the end: (first, total).
+fn content_range(text: &str) -> Option<(u64, u64)> {
+    let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
+    let (first, last) = range.split_once('-')?;
+    let (first, last, total): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
+    (first <= last && last.checked_add(1)? == total).then_some((first, total))
+}
+
+/// A blob's bytes as they arrive; holds one of the registry's transfers.
+pub struct BlobBody {
+    body: Incoming,
+    origin: Origin,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Stream for BlobBody {
+    type Item = Result<Bytes>;
+
+    fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        loop {
+            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+                None => return Poll::Ready(None),
+                Some(Err(error)) => {
+                    let error = Error::Unreachable { origin: self.origin.clone(), cause: root_cause(&error) };
+                    return Poll::Ready(Some(Err(error)));
+                }
+                Some(Ok(frame)) => {
+                    // Trailers are nothing to us.
+                    if let Ok(bytes) = frame.into_data() {
+                        return Poll::Ready(Some(Ok(bytes)));
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_content_range_counts_only_when_it_runs_to_the_end() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, 10)));
+        for text in [
+            "bytes 5-8/10",
+            "bytes 9-5/10",
+            "bytes 5-9/*",
+            "bytes */10",
+            "items 5-9/10",
+            "bytes 5-18446744073709551615/10",
+            "",
+        ] {
+            assert_eq!(content_range(text), None, "{text}");
+        }
+    }
+}
