@@ -1,0 +1,173 @@
+//! Links: what upstream was shown to allow.
+//!
+//! A link says: with this registry's credential, upstream let us read this
+//! digest in this repository. Cached bytes are served only through a link, so
+//! that sharing bytes between registries shares no permission. A link comes
+//! from an answer of upstream for that very digest, never from a manifest that
+//! merely names it.
+//!
+//! Links are kept on disk; losing them costs one HEAD each, nothing else.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use redb::{Database, ReadableDatabase as _, TableDefinition};
+use tracing::warn;
+
+use crate::oci::{Digest, MediaType, Repository};
+use crate::registry::Registry;
+
+const TABLE: TableDefinition<'_, &str, (u64, &str)> = TableDefinition::new("links");
+/// Links in memory.
+const RECENT: u64 = 100_000;
+/// Links are committed at this pace; a crash loses at most so much.
+const COMMIT_EVERY: Duration = Duration::from_millis(500);
+/// How long a link to public content holds, and one to private content.
+const LIFETIME: (Duration, Duration) = (Duration::from_secs(7 * 86_400), Duration::from_secs(86_400));
+
+/// That upstream allowed reading, and what it said of the content.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Link {
+    /// Seconds since the epoch when upstream said so.
+    seen_at: u64,
+    /// The type to serve a manifest with; absent for blobs.
+    pub media_type: Option<MediaType>,
+}
+
+type Key = Arc<str>;
+
+/// All links of this process.
+pub struct Links {
+    recent: moka::sync::Cache<Key, Link>,
+    stored: Option<Stored>,
+}
+
+struct Stored {
+    database: Arc<Database>,
+    queue: Mutex<Option<Sender<(Key, Link)>>>,
+    writer: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Links {
+    /// Links kept in memory only.
+    pub fn in_memory() -> Links {
+        Links { recent: moka::sync::Cache::new(RECENT), stored: None }
+    }
+
+    /// Links kept in the file `path`. A file that cannot be used is replaced;
+    /// where that fails too, links are kept in memory.
+    pub fn open(path: &Path) -> Links {
+        let database = Database::create(path).or_else(|error| {
+            warn!(path = %path.display(), %error, "the index of links cannot be used, starting a new one");
+            // A missing file is as good as a removed one.
+            let _ = std::fs::remove_file(path);
+            Database::create(path)
+        });
+        let stored = match database {
+            Ok(database) => Some(Stored::start(Arc::new(database))),
+            Err(error) => {
+                warn!(path = %path.display(), %error, "links are kept in memory only");
+                None
+            }
+        };
+        Links { stored, ..Links::in_memory() }
+    }
+
+    /// The link of `digest` through (registry, repository), if it still holds.
+    pub fn get(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
+        let key = key(registry, repository, digest);
+        let link = self.recent.get(&key).or_else(|| {
+            let link = self.stored.as_ref()?.read(&key)?;
+            self.recent.insert(Arc::clone(&key), link.clone());
+            Some(link)
+        })?;
+        let lifetime = if registry.credential.is_anonymous() { LIFETIME.0 } else { LIFETIME.1 };
+        // A clock that went backwards makes links look new, never old.
+        (now().saturating_sub(link.seen_at) < lifetime.as_secs()).then_some(link)
+    }
+
+    /// Remembers that upstream has just allowed it.
+    pub fn put(&self, registry: &Registry, repository: &Repository, digest: &Digest, media_type: Option<&MediaType>) {
+        let key = key(registry, repository, digest);
+        let link = Link { seen_at: now(), media_type: media_type.cloned() };
+        if let Some(stored) = &self.stored
+            && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            // Without the writer there is the memory.
+            let _ = queue.send((Arc::clone(&key), link.clone()));
+        }
+        self.recent.insert(key, link);
+    }
+
+    /// Writes what is not written yet.
+    pub fn close(&self) {
+        if let Some(stored) = &self.stored {
+            stored.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(writer) = stored.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+                // A writer that panicked has nothing more to write.
+                let _ = writer.join();
+            }
+        }
+    }
+}
+
+impl Stored {
+    fn start(database: Arc<Database>) -> Stored {
+        let (queue, receiver) = channel();
+        let own = Arc::clone(&database);
+        let writer = std::thread::Builder::new().name("links".into()).spawn(move || write_all(&own, &receiver)).ok();
+        Stored { database, queue: Mutex::new(Some(queue)), writer: Mutex::new(writer) }
+    }
+
+    fn read(&self, key: &str) -> Option<Link> {
+        let transaction = self.database.begin_read().ok()?;
+        let table = transaction.open_table(TABLE).ok()?;
+        let found = table.get(key).ok()??;
+        let (seen_at, media_type) = found.value();
+        Some(Link { seen_at, media_type: MediaType::parse(media_type) })
+    }
+}
+
+/// Commits in batches until the queue is closed.
+fn write_all(database: &Database, queue: &Receiver<(Key, Link)>) {
+    while let Ok(first) = queue.recv() {
+        let mut batch = vec![first];
+        let until = std::time::Instant::now() + COMMIT_EVERY;
+        let mut open = true;
+        while open && batch.len() < 10_000 {
+            match queue.recv_timeout(until.saturating_duration_since(std::time::Instant::now())) {
+                Ok(next) => batch.push(next),
+                Err(RecvTimeoutError::Timeout) => break,
+                Err(RecvTimeoutError::Disconnected) => open = false,
+            }
+        }
+        if let Err(error) = commit(database, &batch) {
+            warn!(%error, lost = batch.len(), "links could not be written");
+        }
+    }
+}
+
+fn commit(database: &Database, batch: &[(Key, Link)]) -> Result<(), redb::Error> {
+    let transaction = database.begin_write()?;
+    {
+        let mut table = transaction.open_table(TABLE)?;
+        for (key, link) in batch {
+            let media_type = link.media_type.as_ref().map_or("", MediaType::as_str);
+            table.insert(&**key, (link.seen_at, media_type))?;
+        }
+    }
+    transaction.commit()?;
+    Ok(())
+}
+
+/// No part can contain a blank, so no two keys run into each other.
+fn key(registry: &Registry, repository: &Repository, digest: &Digest) -> Key {
+    format!("{} {repository} {digest}", registry.name.slug()).into()
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
