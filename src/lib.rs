@@ -4,6 +4,8 @@
 
 pub mod server;
 
+pub mod pull;
+
 pub mod access;
 pub mod cache;
 pub mod upstream;

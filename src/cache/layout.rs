@@ -13,6 +13,7 @@ use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
+use super::settings::Durability;
 use crate::kernel;
 use crate::oci::{Algorithm, Digest};
 
@@ -120,6 +121,20 @@ impl Layout {
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
             Err(error) => Err(error),
         }
+    }
+
+    /// Writes a small blob whole; one that is there already is left alone.
+    pub(super) fn write_small(&self, digest: &Digest, bytes: &[u8], durability: Durability) -> io::Result<()> {
+        if self.blob(digest).exists() {
+            return Ok(());
+        }
+        let mut file =
+            private(OpenOptions::new().create(true).truncate(true).write(true)).open(self.partial(digest))?;
+        file.write_all(bytes)?;
+        if durability == Durability::Sync {
+            kernel::sync_data(&file)?;
+        }
+        self.publish(digest)
     }
 
     /// Gives a verified and synced partial its name.

@@ -7,6 +7,7 @@ use std::collections::HashMap;
 use std::io;
 use std::sync::{Arc, Mutex, PoisonError};
 
+use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -41,8 +42,13 @@ const MAX_OPEN: u64 = 1024;
 pub enum Entry {
     /// Complete.
     Blob(Blob),
-    /// Being filled.
-    Fill(Follower),
+    /// Being filled: by this call, or by an earlier one.
+    Fill {
+        /// The view of it.
+        follower: Follower,
+        /// This call's source is the one that fills it.
+        own: bool,
+    },
 }
 
 impl Cache {
@@ -103,14 +109,14 @@ impl Cache {
     /// When the disk fails.
     pub async fn join(&self, digest: &Digest, source: impl FnOnce() -> Arc<dyn Source>) -> io::Result<Entry> {
         if let Some(follower) = self.running(digest) {
-            return Ok(Entry::Fill(follower));
+            return Ok(Entry::Fill { follower, own: false });
         }
         if let Some(blob) = self.get(digest).await? {
             return Ok(Entry::Blob(blob));
         }
         let mut fills = self.0.fills.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(progress) = fills.get(digest) {
-            return Ok(Entry::Fill(Follower { progress: progress.subscribe() }));
+            return Ok(Entry::Fill { follower: Follower { progress: progress.subscribe() }, own: false });
         }
         // A fill that ended since `get` put its blob here before it left `fills`.
         if let Some(blob) = self.0.open.get(digest) {
@@ -120,7 +126,23 @@ impl Cache {
         fills.insert(*digest, progress.clone());
         drop(fills);
         self.start(*digest, source(), progress);
-        Ok(Entry::Fill(Follower { progress: receiver }))
+        Ok(Entry::Fill { follower: Follower { progress: receiver }, own: true })
+    }
+
+    /// Keeps `bytes`, whose digest the caller has checked. They can be read at
+    /// once; they reach the disk a little later, if it takes them.
+    pub fn put(&self, digest: &Digest, bytes: Bytes) {
+        let blob = Blob { len: bytes.len() as u64, content: Content::Memory(bytes.clone()) };
+        self.0.open.insert(*digest, blob);
+        if !self.is_writer() {
+            return;
+        }
+        let (layout, digest, durability) = (Arc::clone(&self.0.layout), *digest, self.0.settings.durability);
+        self.0.tasks.spawn_blocking(move || {
+            if let Err(error) = layout.write_small(&digest, &bytes, durability) {
+                warn!(%digest, %error, "a manifest could not be kept");
+            }
+        });
     }
 
     fn start(&self, digest: Digest, source: Arc<dyn Source>, progress: watch::Sender<Progress>) {

@@ -115,7 +115,7 @@ async fn pull(cache: &Cache, digest: &Digest, source: &Arc<Script>) -> Result<Ve
             let range = ByteRange { start: 0, end: blob.len() };
             read_all(Reader::of_blob(&blob, range, Method::Mapped)).await
         }
-        Entry::Fill(mut follower) => {
+        Entry::Fill { mut follower, .. } => {
             follower.started().await.map_err(ReadError::Fill)?;
             read_all(follower.reader(None, Method::Mapped).unwrap()).await
         }
@@ -245,7 +245,7 @@ async fn ranges_of_blobs_and_fills_are_their_bytes() {
     let digest = Digest::sha256_of(&bytes);
     let range = ByteRange { start: 70_000, end: 170_001 };
     let source: Arc<dyn Source> = Script::new(&bytes, []);
-    let Entry::Fill(mut follower) = cache.join(&digest, || source).await.unwrap() else { panic!("a fill") };
+    let Entry::Fill { mut follower, .. } = cache.join(&digest, || source).await.unwrap() else { panic!("a fill") };
     follower.started().await.unwrap();
     let part = read_all(follower.reader(Some(range), Method::Read).unwrap()).await.unwrap();
     assert_eq!(part, &bytes[70_000..170_001]);

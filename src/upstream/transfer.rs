@@ -62,6 +62,29 @@ impl Upstream {
         let body = BlobBody { body: answer.response.into_body(), origin: answer.origin, _permit: permit };
         Ok(BlobAnswer { total, start, body })
     }
+
+    /// The size of a blob whose HEAD did not say it: from the headers of a
+    /// one-byte range, wherever it leads.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn blob_size(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>> {
+        let ask = Ask { range: Some(HeaderValue::from_static("bytes=0-0")), ..Ask::default() };
+        let answer = match self.ask(&format!("/v2/{repository}/blobs/{digest}"), repository, "pull", ask).await {
+            // Only the empty blob has no first byte.
+            Err(Error::Status { status: 416, .. }) => return Ok(Some(0)),
+            other => other?,
+        };
+        let headers = answer.response.headers();
+        let number = |text: &str| text.parse().ok();
+        Ok(match answer.response.status() {
+            StatusCode::PARTIAL_CONTENT => {
+                let range = headers.get(CONTENT_RANGE).and_then(|value| value.to_str().ok());
+                range.and_then(|range| number(range.rsplit_once('/')?.1))
+            }
+            _ => headers.get(CONTENT_LENGTH).and_then(|value| number(value.to_str().ok()?)),
+        })
+    }
 }
 
 /// `bytes first-last/total`, where it runs to the end: (first, total).

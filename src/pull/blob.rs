@@ -1,0 +1,236 @@
+//! Blobs: permission first, then bytes from the cache, a fill, or straight
+//! from upstream.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use tracing::{debug, warn};
+
+use super::Puller;
+use super::error::{Error, Result};
+use super::passthrough::Passthrough;
+use crate::cache::{Blob, Entry, FillError, Follower, Method, Opened, Reader, Retry, Source, SourceError};
+use crate::oci::{ByteRange, Digest, RangeSpec, Repository};
+use crate::registry::Registry;
+use crate::upstream::{self, Upstream};
+
+/// A blob, or the asked part of it.
+pub struct BlobReply {
+    /// Length of the whole blob, where it is known.
+    pub total: Option<u64>,
+    /// The part that follows; absent: all of it.
+    pub range: Option<ByteRange>,
+    /// Its bytes.
+    pub body: BlobBody,
+}
+
+/// Where a reply's bytes come from.
+pub enum BlobBody {
+    /// The cache, or a fill into it.
+    Cached(Reader),
+    /// Upstream, past the cache.
+    Direct(Box<Passthrough>),
+}
+
+/// What a HEAD tells of a blob.
+#[derive(Debug, Clone, Copy)]
+pub struct BlobHead {
+    /// Length in bytes, where upstream says it.
+    pub total: Option<u64>,
+}
+
+impl Puller {
+    /// The blob `digest` of `repository` (its full upstream name), or `range`
+    /// of it.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn blob(
+        &self,
+        registry: &Arc<Registry>,
+        repository: &Repository,
+        digest: &Digest,
+        range: Option<RangeSpec>,
+        method: Method,
+    ) -> Result<BlobReply> {
+        let upstream = self.upstream(registry)?;
+        let mut linked = self.links.get(registry, repository, digest).is_some();
+        // Another registry's fill may fail for a reason that is not ours.
+        for _ in 0..2 {
+            let entry = match self.find(upstream, repository, digest).await {
+                Ok(entry) => entry,
+                Err(error) => {
+                    warn!(%digest, %error, "the cache cannot be used, passing through");
+                    return self.pass_through(upstream, repository, digest).await;
+                }
+            };
+            match entry {
+                Entry::Blob(blob) => {
+                    if !linked {
+                        self.permission(upstream, repository, digest).await?;
+                    }
+                    return of_blob(&blob, range, method);
+                }
+                Entry::Fill { follower, own } => {
+                    if !linked && !own {
+                        self.permission(upstream, repository, digest).await?;
+                        linked = true;
+                    }
+                    match self.follow(follower, range, method).await {
+                        Ok(reply) => {
+                            // Upstream has begun to send it: that is the proof.
+                            if own {
+                                self.links.put(registry, repository, digest, None);
+                            }
+                            return Ok(reply);
+                        }
+                        Err(FollowError::Fill(FillError::Disk(error))) => {
+                            warn!(%digest, %error, "the cache cannot be written, passing through");
+                            return self.pass_through(upstream, repository, digest).await;
+                        }
+                        Err(FollowError::Fill(error)) if own => return Err(error.into()),
+                        Err(FollowError::Fill(error)) => {
+                            debug!(%digest, %error, "another's fill failed, trying our own")
+                        }
+                        Err(FollowError::Range { total }) => return Err(Error::RangeNotSatisfiable { total }),
+                    }
+                }
+            }
+        }
+        Err(Error::Unavailable("the transfer failed".to_owned()))
+    }
+
+    /// Whether the blob is there for this registry, and how long it is.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn blob_head(
+        &self,
+        registry: &Arc<Registry>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<BlobHead> {
+        let upstream = self.upstream(registry)?;
+        let linked = self.links.get(registry, repository, digest).is_some();
+        let said = if linked { None } else { self.permission(upstream, repository, digest).await? };
+        if let Ok(Some(blob)) = self.cache.get(digest).await {
+            return Ok(BlobHead { total: Some(blob.len()) });
+        }
+        if let Some(mut follower) = self.cache.running(digest)
+            && let Ok(Some(total)) = follower.started().await
+        {
+            return Ok(BlobHead { total: Some(total) });
+        }
+        let total = match said {
+            Some(total) => Some(total),
+            None => upstream.blob_size(repository, digest).await?,
+        };
+        Ok(BlobHead { total })
+    }
+
+    async fn find(&self, upstream: &Arc<Upstream>, repository: &Repository, digest: &Digest) -> std::io::Result<Entry> {
+        if !self.cache.is_writer() {
+            return match self.cache.get(digest).await? {
+                Some(blob) => Ok(Entry::Blob(blob)),
+                None => Err(std::io::Error::other("another process owns the cache directory")),
+            };
+        }
+        let source = || -> Arc<dyn Source> {
+            Arc::new(UpstreamBlob { upstream: Arc::clone(upstream), repository: repository.clone(), digest: *digest })
+        };
+        self.cache.join(digest, source).await
+    }
+
+    /// Asks upstream whether this registry's credential reads the digest in
+    /// this repository; one question for all who wait for the answer.
+    async fn permission(
+        &self,
+        upstream: &Arc<Upstream>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<Option<u64>> {
+        let registry = upstream.registry();
+        let key = (registry.name.slug().to_owned(), repository.clone(), *digest);
+        let asked = self.permissions.try_get_with(key, async {
+            let total = upstream.may_read_blob(repository, digest).await?;
+            self.links.put(registry, repository, digest, None);
+            Ok::<_, upstream::Error>(total)
+        });
+        asked.await.map_err(|error| Error::from(upstream::Error::clone(&error)))
+    }
+
+    async fn follow(
+        &self,
+        mut follower: Follower,
+        range: Option<RangeSpec>,
+        method: Method,
+    ) -> std::result::Result<BlobReply, FollowError> {
+        let total = follower.started().await.map_err(FollowError::Fill)?;
+        let range = match (range, total) {
+            // RFC 9110 lets an empty range of an empty blob be ignored.
+            (Some(range), Some(total)) if total > 0 => Some(range.resolve(total).ok_or(FollowError::Range { total })?),
+            _ => None,
+        };
+        let reader = follower.reader(range, method).ok_or(FollowError::Fill(FillError::Stopped))?;
+        Ok(BlobReply { total, range, body: BlobBody::Cached(reader) })
+    }
+
+    /// The whole blob, past the cache. A range is ignored, as it may be.
+    async fn pass_through(
+        &self,
+        upstream: &Arc<Upstream>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<BlobReply> {
+        let answer = upstream.blob(repository, digest, 0).await?;
+        self.links.put(upstream.registry(), repository, digest, None);
+        let total = answer.total;
+        Ok(BlobReply { total, range: None, body: BlobBody::Direct(Box::new(Passthrough::new(answer, *digest))) })
+    }
+}
+
+enum FollowError {
+    Fill(FillError),
+    Range { total: u64 },
+}
+
+fn of_blob(blob: &Blob, range: Option<RangeSpec>, method: Method) -> Result<BlobReply> {
+    let total = blob.len();
+    let range = match range.filter(|_| total > 0) {
+        Some(range) => Some(range.resolve(total).ok_or(Error::RangeNotSatisfiable { total })?),
+        None => None,
+    };
+    let reader = Reader::of_blob(blob, range.unwrap_or(ByteRange { start: 0, end: total }), method);
+    Ok(BlobReply { total: Some(total), range, body: BlobBody::Cached(reader) })
+}
+
+/// A blob of an upstream, as a source of a fill.
+struct UpstreamBlob {
+    upstream: Arc<Upstream>,
+    repository: Repository,
+    digest: Digest,
+}
+
+impl Source for UpstreamBlob {
+    fn open(&self, offset: u64) -> Pin<Box<dyn Future<Output = std::result::Result<Opened, SourceError>> + Send + '_>> {
+        Box::pin(async move {
+            let answer = self.upstream.blob(&self.repository, &self.digest, offset).await.map_err(source_error)?;
+            let body = answer.body.map(|frame| frame.map_err(source_error));
+            Ok(Opened { total: answer.total, start: answer.start, body: Box::pin(body) })
+        })
+    }
+}
+
+/// Transient trouble is worth another try; so is a refused redirect, which may
+/// only have expired: the registry is asked for a new one.
+fn source_error(error: upstream::Error) -> SourceError {
+    let expired = matches!(&error, upstream::Error::Status { status: 400 | 401 | 403 | 410, .. });
+    let retry = if error.is_transient() || expired {
+        Retry::After(error.retry_after().unwrap_or(Duration::ZERO))
+    } else {
+        Retry::Never
+    };
+    SourceError::new(error, retry)
+}

@@ -1,0 +1,72 @@
+//! Why a pull failed, in the terms that a client may be told.
+
+use std::time::Duration;
+
+use crate::cache::{FillError, SourceError};
+use crate::upstream;
+
+/// Shorthand for results of this module.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// A failed pull.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum Error {
+    /// Upstream does not have it, or not for us to know.
+    #[error("not found")]
+    NotFound,
+    /// Upstream does not let the registry's credential read it.
+    #[error("denied by upstream")]
+    Denied,
+    /// The range lies outside the content of this length.
+    #[error("the range lies outside the {total} bytes of the content")]
+    RangeNotSatisfiable {
+        /// Length of the content.
+        total: u64,
+    },
+    /// A rate limit of upstream, or of ours.
+    #[error("too many requests")]
+    TooManyRequests {
+        /// When to ask again.
+        retry_after: Option<Duration>,
+    },
+    /// Upstream answered, but not with what was asked for.
+    #[error("upstream gave no usable answer: {0}")]
+    BadUpstream(String),
+    /// Upstream did not answer in time.
+    #[error("upstream did not answer in time: {0}")]
+    Timeout(String),
+    /// We cannot serve now.
+    #[error("unavailable: {0}")]
+    Unavailable(String),
+}
+
+impl From<upstream::Error> for Error {
+    fn from(error: upstream::Error) -> Self {
+        match error {
+            upstream::Error::NotFound => Error::NotFound,
+            upstream::Error::Denied { .. } => Error::Denied,
+            upstream::Error::TooManyRequests { retry_after } => Error::TooManyRequests { retry_after },
+            timeout @ upstream::Error::Timeout { .. } => Error::Timeout(timeout.to_string()),
+            other => Error::BadUpstream(other.to_string()),
+        }
+    }
+}
+
+impl From<FillError> for Error {
+    fn from(error: FillError) -> Self {
+        match error {
+            FillError::Source(cause) => Error::from(cause),
+            FillError::WrongDigest | FillError::TooLarge { .. } => Error::BadUpstream(error.to_string()),
+            FillError::Disk(_) | FillError::Abandoned | FillError::Stopped => Error::Unavailable(error.to_string()),
+        }
+    }
+}
+
+impl From<SourceError> for Error {
+    fn from(error: SourceError) -> Self {
+        match error.cause::<upstream::Error>() {
+            Some(cause) => Error::from(cause.clone()),
+            None => Error::BadUpstream(error.to_string()),
+        }
+    }
+}

@@ -1,0 +1,90 @@
+//! The use cases: pull a manifest, a blob, tags, referrers.
+//!
+//! The one place where permission (`access`), bytes (`cache`) and the outside
+//! (`upstream`) meet. Callers have already been told who may pull what; what
+//! is decided here is whether *upstream* lets the registry's credential read
+//! it, and whether to ask again.
+
+mod blob;
+mod error;
+mod list;
+mod manifest;
+mod passthrough;
+
+pub use blob::{BlobBody, BlobHead, BlobReply};
+pub use error::{Error, Result};
+pub use list::{ListQuery, ListReply};
+pub use manifest::{Manifest, ManifestHead};
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::access::Links;
+use crate::cache::Cache;
+use crate::oci::{Digest, Repository};
+use crate::registry::Registry;
+use crate::upstream::{TlsError, Upstream};
+
+/// Pulls through the configured registries, over one cache.
+pub struct Puller {
+    cache: Cache,
+    links: Links,
+    upstreams: HashMap<String, Arc<Upstream>>,
+    manifests: manifest::Flights,
+    permissions: moka::future::Cache<(String, Repository, Digest), Option<u64>>,
+}
+
+/// Entries live while they are being made: whoever asks meanwhile shares the
+/// answer, whoever asks later asks again.
+pub(crate) struct NoLongerThanTheQuestion;
+
+impl<K, V> moka::Expiry<K, V> for NoLongerThanTheQuestion {
+    fn expire_after_create(&self, _: &K, _: &V, _: Instant) -> Option<Duration> {
+        Some(Duration::ZERO)
+    }
+}
+
+impl Puller {
+    /// A puller for `registries`.
+    ///
+    /// # Errors
+    /// When a registry's certificate authorities cannot be used; the error
+    /// names the registry.
+    pub fn new(
+        registries: &[Arc<Registry>],
+        cache: Cache,
+        links: Links,
+    ) -> std::result::Result<Puller, (String, TlsError)> {
+        let mut upstreams = HashMap::new();
+        for registry in registries {
+            let upstream = Upstream::new(Arc::clone(registry)).map_err(|error| (registry.name.to_string(), error))?;
+            upstreams.insert(registry.name.slug().to_owned(), Arc::new(upstream));
+        }
+        Ok(Puller {
+            cache,
+            links,
+            upstreams,
+            manifests: manifest::flights(),
+            permissions: moka::future::Cache::builder()
+                .max_capacity(10_000)
+                .expire_after(NoLongerThanTheQuestion)
+                .build(),
+        })
+    }
+
+    /// The cache behind it.
+    pub fn cache(&self) -> &Cache {
+        &self.cache
+    }
+
+    /// Finishes what is on its way to disk.
+    pub async fn close(&self) {
+        self.cache.close().await;
+        self.links.close();
+    }
+
+    fn upstream(&self, registry: &Registry) -> Result<&Arc<Upstream>> {
+        self.upstreams.get(registry.name.slug()).ok_or(Error::NotFound)
+    }
+}
