@@ -4,6 +4,8 @@
 
 pub mod server;
 
+pub mod api;
+
 pub mod pull;
 
 pub mod access;

@@ -15,6 +15,7 @@ pub use blob::{BlobBody, BlobHead, BlobReply};
 pub use error::{Error, Result};
 pub use list::{ListQuery, ListReply};
 pub use manifest::{Manifest, ManifestHead};
+pub use passthrough::Passthrough;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -1,0 +1,114 @@
+//! Response bodies.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use http_body::{Frame, SizeHint};
+
+use crate::cache::{Content, Method, Reader};
+use crate::kernel::Mappings;
+use crate::pull::{BlobBody, Passthrough};
+
+/// How the connection that a response goes to wants its bytes.
+#[derive(Debug, Clone)]
+pub struct Transport {
+    /// How bytes get from a file to it.
+    pub method: Method,
+    /// Where it recognises slices of mappings, if it does.
+    pub mappings: Option<Mappings>,
+}
+
+/// A response body. It ends cleanly only behind its last byte: a body that
+/// breaks off ends with an error, which cuts the connection.
+pub enum Body {
+    /// Nothing.
+    Empty,
+    /// Nothing, where HEAD asked for something of this length.
+    Head(u64),
+    /// Bytes in memory.
+    Full(Option<Bytes>),
+    /// A blob, in windows.
+    Stream {
+        /// The windows.
+        windows: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
+        /// Bytes still to come, if that is known.
+        remaining: Option<u64>,
+    },
+}
+
+impl Body {
+    /// `bytes` as a body.
+    pub(super) fn full(bytes: impl Into<Bytes>) -> Body {
+        Body::Full(Some(bytes.into()))
+    }
+
+    /// A blob's bytes as a body for `transport`.
+    pub(super) fn blob(body: BlobBody, total: Option<u64>, transport: &Transport) -> Body {
+        match body {
+            BlobBody::Cached(reader) => {
+                if let (Content::Mapped(mapping), Some(mappings)) = (reader.content(), &transport.mappings) {
+                    mappings.register(mapping);
+                }
+                let remaining = reader.remaining();
+                Body::Stream { windows: Box::pin(stream::unfold(reader, next_window)), remaining }
+            }
+            BlobBody::Direct(passthrough) => {
+                Body::Stream { windows: Box::pin(stream::unfold(passthrough, next_direct)), remaining: total }
+            }
+        }
+    }
+}
+
+async fn next_window(mut reader: Reader) -> Option<(io::Result<Bytes>, Reader)> {
+    let window = reader.next_window().await?;
+    Some((window.map_err(io::Error::other), reader))
+}
+
+async fn next_direct(mut passthrough: Box<Passthrough>) -> Option<(io::Result<Bytes>, Box<Passthrough>)> {
+    let bytes = passthrough.next().await?;
+    Some((bytes.map_err(io::Error::other), passthrough))
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        match self.get_mut() {
+            Body::Empty | Body::Head(_) => Poll::Ready(None),
+            Body::Full(bytes) => Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes)))),
+            Body::Stream { windows, remaining } => {
+                // Not waiting for the end of the stream lets the connection go
+                // on as soon as the last byte is out.
+                if *remaining == Some(0) {
+                    return Poll::Ready(None);
+                }
+                let window = ready!(windows.as_mut().poll_next(cx));
+                if let (Some(Ok(bytes)), Some(remaining)) = (&window, remaining) {
+                    *remaining = remaining.saturating_sub(bytes.len() as u64);
+                }
+                Poll::Ready(window.map(|window| window.map(Frame::data)))
+            }
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Body::Empty | Body::Head(_) => true,
+            Body::Full(bytes) => bytes.is_none(),
+            Body::Stream { remaining, .. } => *remaining == Some(0),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Body::Empty => SizeHint::with_exact(0),
+            Body::Head(length) => SizeHint::with_exact(*length),
+            Body::Full(bytes) => SizeHint::with_exact(bytes.as_ref().map_or(0, |bytes| bytes.len() as u64)),
+            Body::Stream { remaining, .. } => remaining.map_or_else(SizeHint::default, SizeHint::with_exact),
+        }
+    }
+}

@@ -1,0 +1,261 @@
+//! One request, start to end: parse, identify, resolve, check, pull, answer.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use http::header::{
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING,
+};
+use http::request::Parts;
+use http::{Method, Response, Version};
+use tracing::{info, warn};
+
+use super::body::{Body, Transport};
+use super::path::{self, Endpoint, Target};
+use super::{query, response};
+use crate::access::{Evidence, Gate, Principal};
+use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository};
+use crate::pull::{self, Puller};
+use crate::registry::{AccessMode, Address, AddressHint, Directory, HostPort, Registry, Resolved};
+
+/// The data listener's API.
+pub struct Api {
+    directory: Directory,
+    gate: Gate,
+    puller: Arc<Puller>,
+    ping: PingPolicy,
+    max_uri_bytes: usize,
+}
+
+/// Who asks, as far as the connection tells, and how it wants its bytes.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// Address of the client.
+    pub address: Option<IpAddr>,
+    /// Subject of its certificate, where TLS has accepted one.
+    pub certificate: Option<Arc<str>>,
+    /// How its connection wants bytes.
+    pub transport: Transport,
+}
+
+/// Whether a ping without credentials is challenged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PingPolicy {
+    /// When the addressed registry asks for grants.
+    Auto,
+    /// Never.
+    Open,
+    /// Always.
+    Challenge,
+}
+
+impl Api {
+    /// The API over `directory`, guarded by `gate`.
+    pub fn new(directory: Directory, gate: Gate, puller: Arc<Puller>, ping: PingPolicy, max_uri_bytes: usize) -> Api {
+        Api { directory, gate, puller, ping, max_uri_bytes }
+    }
+
+    /// Answers one request. Never fails: every trouble has its response.
+    pub async fn handle(&self, request: &Parts, peer: &Peer) -> Response<Body> {
+        match self.answer(request, peer).await {
+            Ok(response) | Err(response) => response,
+        }
+    }
+
+    async fn answer(&self, request: &Parts, peer: &Peer) -> Result<Response<Body>, Response<Body>> {
+        self.check_shape(request)?;
+        let raw_path = request.uri.path();
+        let target = path::parse(raw_path).map_err(|error| response::error(error.status, error.code, error.message))?;
+        let query = query::parse(request.uri.query().unwrap_or_default())
+            .map_err(|error| response::error(400, error.code, error.message))?;
+        let Target { before_v2, endpoint } = target;
+        let hint = AddressHint { before_v2, ns: query.ns.clone(), host: host_of(request) };
+        let principal = self.identify(&request.headers, peer).await?;
+        let (name, unknown) = match &endpoint {
+            Endpoint::Ping => return self.ping(&hint, &principal),
+            Endpoint::Manifest { name, .. } => (name, ErrorCode::ManifestUnknown),
+            Endpoint::Blob { name, .. } => (name, ErrorCode::BlobUnknown),
+            Endpoint::Tags { name } => (name, ErrorCode::NameUnknown),
+            Endpoint::Referrers { name, .. } => (name, ErrorCode::ManifestUnknown),
+        };
+        let resolved = self.resolve(name, hint, &principal)?;
+        let pulled = self.pull(request, peer, &endpoint, &resolved, &query.list).await;
+        let answer = pulled.unwrap_or_else(|error| {
+            let Resolved { registry, repository, .. } = &resolved;
+            match &error {
+                pull::Error::NotFound | pull::Error::RangeNotSatisfiable { .. } => {}
+                pull::Error::Denied => info!(registry = %registry.name, %repository, "upstream denied access"),
+                error => warn!(registry = %registry.name, %repository, %error, "pull failed"),
+            }
+            response::failure(&error, unknown)
+        });
+        match &query.ns {
+            Some(ns) if resolved.by_ns => Ok(response::with_namespace(answer, &ns.to_string())),
+            _ => Ok(answer),
+        }
+    }
+
+    /// Refuses what is no plain GET or HEAD, before anything of it is used.
+    fn check_shape(&self, request: &Parts) -> Result<(), Response<Body>> {
+        let bad = |message| Err(response::close(response::error(400, ErrorCode::Unsupported, message)));
+        if request.method == Method::CONNECT {
+            return Err(response::read_only());
+        }
+        if request.uri.path_and_query().map_or(0, |target| target.as_str().len()) > self.max_uri_bytes {
+            return Err(response::close(response::error(
+                414,
+                ErrorCode::NameInvalid,
+                "the request target is too long",
+            )));
+        }
+        if request.version < Version::HTTP_2 {
+            if request.uri.authority().is_some() {
+                let message = "this is no forward proxy: ask for a path";
+                return Err(response::close(response::error(421, ErrorCode::Unsupported, message)));
+            }
+            let hosts: Vec<_> = request.headers.get_all(HOST).iter().collect();
+            let sound = match hosts.as_slice() {
+                [] => request.version < Version::HTTP_11,
+                [host] => host.to_str().is_ok_and(|host| host.is_empty() || host.parse::<HostPort>().is_ok()),
+                _ => false,
+            };
+            if !sound {
+                return bad("one valid Host header is required");
+            }
+        }
+        if !matches!(request.method, Method::GET | Method::HEAD) {
+            let known = path::is_api(request.uri.path());
+            return Err(if known {
+                response::read_only()
+            } else {
+                response::close(response::error(405, ErrorCode::Unsupported, "GET and HEAD only"))
+            });
+        }
+        let has_body = request.headers.contains_key(TRANSFER_ENCODING)
+            || request.headers.get_all(CONTENT_LENGTH).iter().any(|value| value.as_bytes() != b"0")
+            || request.headers.contains_key(EXPECT);
+        if has_body { bad("a request of this API has no body") } else { Ok(()) }
+    }
+
+    async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Principal, Response<Body>> {
+        let evidence = Evidence {
+            authorization: headers.get_all(AUTHORIZATION).iter().map(http::HeaderValue::as_bytes).collect(),
+            peer: peer.address,
+            certificate: peer.certificate.as_deref(),
+        };
+        self.gate.identify(evidence).await.map_err(|_| response::unauthorized())
+    }
+
+    fn ping(&self, hint: &AddressHint, principal: &Principal) -> Result<Response<Body>, Response<Body>> {
+        let challenge = match self.directory.resolve_ping(hint) {
+            Err(_) => return Err(self.refusal(principal)),
+            Ok(registry) => match self.ping {
+                PingPolicy::Open => false,
+                PingPolicy::Challenge => true,
+                PingPolicy::Auto => registry.is_some_and(|registry| registry.access == AccessMode::Grants),
+            },
+        };
+        if challenge && principal.is_anonymous() { Err(response::unauthorized()) } else { Ok(response::ping()) }
+    }
+
+    /// The registry and repository that are meant, if this principal may pull
+    /// them. What is unknown and what is forbidden look the same.
+    fn resolve(&self, name: &Repository, hint: AddressHint, principal: &Principal) -> Result<Resolved, Response<Body>> {
+        let address = Address { name: name.clone(), hint };
+        let granted =
+            |registry: &Registry, repository: &Repository| self.gate.may_pull(principal, registry, repository);
+        match self.directory.resolve(&address, granted) {
+            Ok(found) if granted(&found.registry, &found.repository) => Ok(found),
+            _ => Err(self.refusal(principal)),
+        }
+    }
+
+    /// Somebody who could still show who it is, is asked to; to everybody else
+    /// the name is unknown.
+    fn refusal(&self, principal: &Principal) -> Response<Body> {
+        if principal.is_anonymous() && self.gate.knows_clients() {
+            response::unauthorized()
+        } else {
+            response::name_unknown()
+        }
+    }
+
+    async fn pull(
+        &self,
+        request: &Parts,
+        peer: &Peer,
+        endpoint: &Endpoint,
+        resolved: &Resolved,
+        query: &pull::ListQuery,
+    ) -> pull::Result<Response<Body>> {
+        let Resolved { registry, repository, .. } = resolved;
+        let (headers, is_head) = (&request.headers, request.method == Method::HEAD);
+        let path = request.uri.path();
+        match endpoint {
+            Endpoint::Ping => Ok(response::ping()),
+            Endpoint::Manifest { reference, .. } => {
+                let accept = Accept::parse(headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()));
+                if is_head {
+                    let head = self.puller.manifest_head(registry, repository, reference, &accept).await?;
+                    return Ok(response::manifest(&head.digest, &head.media_type, Body::Head(head.length)));
+                }
+                let found = self.puller.manifest(registry, repository, reference, &accept).await?;
+                if has_already(headers, &found.digest) {
+                    return Ok(response::not_modified(&found.digest));
+                }
+                Ok(response::manifest(&found.digest, &found.media_type, Body::full(found.bytes)))
+            }
+            Endpoint::Blob { digest, .. } if is_head => {
+                let head = self.puller.blob_head(registry, repository, digest).await?;
+                Ok(response::blob_head(digest, head.total))
+            }
+            Endpoint::Blob { digest, .. } => {
+                let range = range_of(headers, digest);
+                let method = peer.transport.method;
+                if headers.contains_key(IF_NONE_MATCH) && has_already(headers, digest) {
+                    // Whether it is there at all still has to be known.
+                    self.puller.blob_head(registry, repository, digest).await?;
+                    return Ok(response::not_modified(digest));
+                }
+                let reply = self.puller.blob(registry, repository, digest, range, method).await?;
+                Ok(response::blob(digest, reply, &peer.transport))
+            }
+            Endpoint::Tags { name } => {
+                let reply = self.puller.tags(registry, repository, name, query).await?;
+                Ok(response::list(reply, "application/json", path))
+            }
+            Endpoint::Referrers { digest, .. } => {
+                let reply = self.puller.referrers(registry, repository, digest, query).await?;
+                Ok(response::list(reply, "application/vnd.oci.image.index.v1+json", path))
+            }
+        }
+    }
+}
+
+/// HTTP/2 carries the host in the target, HTTP/1.1 in a header.
+fn host_of(request: &Parts) -> Option<HostPort> {
+    match request.uri.authority() {
+        Some(authority) => authority.as_str().parse().ok(),
+        None => request.headers.get(HOST)?.to_str().ok()?.parse().ok(),
+    }
+}
+
+/// The range to answer with, if the conditions for one hold.
+fn range_of(headers: &HeaderMap, digest: &Digest) -> Option<RangeSpec> {
+    let mut ranges = headers.get_all(RANGE).iter();
+    let (range, None) = (ranges.next()?, ranges.next()) else { return None };
+    let unchanged = headers.get(IF_RANGE).is_none_or(|tag| tag.as_bytes() == response::etag(digest).as_bytes());
+    RangeSpec::parse(range.to_str().ok()?).filter(|_| unchanged)
+}
+
+/// Whether `If-None-Match` names the content, quoted or not.
+fn has_already(headers: &HeaderMap, digest: &Digest) -> bool {
+    let wanted = digest.to_string();
+    headers.get_all(IF_NONE_MATCH).iter().filter_map(|line| line.to_str().ok()).flat_map(|line| line.split(',')).any(
+        |tag| {
+            let tag = tag.trim();
+            let tag = tag.strip_prefix("W/").unwrap_or(tag);
+            tag == "*" || tag.trim_matches('"') == wanted
+        },
+    )
+}

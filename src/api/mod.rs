@@ -1,0 +1,15 @@
+//! The OCI surface: a request becomes typed values, an answer or an error
+//! becomes a response. No policy here.
+//!
+//! What a client sent is parsed once, from the raw bytes, and refused with a
+//! clear 4xx where it is not what the specification allows; nothing of it is
+//! ever sent upstream or reflected.
+
+mod body;
+mod handler;
+mod path;
+mod query;
+mod response;
+
+pub use body::{Body, Transport};
+pub use handler::{Api, Peer, PingPolicy};

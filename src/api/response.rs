@@ -1,0 +1,179 @@
+//! Responses of the distribution API: the one place where an error becomes a
+//! status.
+
+use std::time::Duration;
+
+use http::header::{
+    ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK,
+    RETRY_AFTER, WWW_AUTHENTICATE,
+};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+
+use super::body::{Body, Transport};
+use crate::oci::{ByteRange, Digest, ErrorCode, MediaType};
+use crate::pull::{self, BlobReply, ListReply};
+
+const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
+const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
+const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
+
+/// What is said to one who has to show who it is.
+const CHALLENGE: &str = "Basic realm=\"transship\", charset=\"UTF-8\"";
+
+/// Builds a response; header values that cannot be one are left out, so that
+/// building never fails.
+struct Builder(Response<Body>);
+
+impl Builder {
+    fn new(status: u16, body: Body) -> Builder {
+        let mut response = Response::new(body);
+        *response.status_mut() = StatusCode::from_u16(status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        response.headers_mut().insert(API_VERSION, HeaderValue::from_static("registry/2.0"));
+        Builder(response)
+    }
+
+    fn set(mut self, name: HeaderName, value: &str) -> Builder {
+        if let Ok(value) = HeaderValue::from_str(value) {
+            self.0.headers_mut().insert(name, value);
+        }
+        self
+    }
+
+    fn done(self) -> Response<Body> {
+        self.0
+    }
+}
+
+/// An error document.
+pub(super) fn error(status: u16, code: ErrorCode, message: &str) -> Response<Body> {
+    Builder::new(status, Body::full(code.document(message))).set(CONTENT_TYPE, "application/json").done()
+}
+
+/// Nobody answers for this name, or not to this client: the same bytes.
+pub(super) fn name_unknown() -> Response<Body> {
+    error(404, ErrorCode::NameUnknown, "no registry here answers for this name")
+}
+
+/// Show who you are.
+pub(super) fn unauthorized() -> Response<Body> {
+    with(error(401, ErrorCode::Unauthorized, "authentication required"), WWW_AUTHENTICATE, CHALLENGE)
+}
+
+/// Reading is all that is possible.
+pub(super) fn read_only() -> Response<Body> {
+    let response = error(405, ErrorCode::Unsupported, "this is a pull-through proxy: push to the registry itself");
+    close(with(response, ALLOW, "GET, HEAD"))
+}
+
+/// The connection ends after this response: what follows on it cannot be
+/// trusted to be a request.
+pub(super) fn close(response: Response<Body>) -> Response<Body> {
+    with(response, CONNECTION, "close")
+}
+
+fn with(response: Response<Body>, name: HeaderName, value: &str) -> Response<Body> {
+    Builder(response).set(name, value).done()
+}
+
+/// The API is here.
+pub(super) fn ping() -> Response<Body> {
+    Builder::new(200, Body::full("{}")).set(CONTENT_TYPE, "application/json").done()
+}
+
+/// A manifest, or with a [`Body::Head`] its description.
+pub(super) fn manifest(digest: &Digest, media_type: &MediaType, body: Body) -> Response<Body> {
+    let length = http_body::Body::size_hint(&body).exact().unwrap_or_default();
+    Builder::new(200, body)
+        .set(CONTENT_TYPE, media_type.as_str())
+        .set(CONTENT_LENGTH, &length.to_string())
+        .set(CONTENT_DIGEST, &digest.to_string())
+        .set(ETAG, &etag(digest))
+        .done()
+}
+
+/// A blob or a part of it.
+pub(super) fn blob(digest: &Digest, reply: BlobReply, transport: &Transport) -> Response<Body> {
+    let BlobReply { total, range, body } = reply;
+    let status = if range.is_some() { 206 } else { 200 };
+    let length = range.map(|range| range.len()).or(total);
+    let builder = blob_headers(Builder::new(status, Body::blob(body, length, transport)), digest, length);
+    match (range, total) {
+        (Some(ByteRange { start, end }), Some(total)) => {
+            builder.set(CONTENT_RANGE, &format!("bytes {start}-{}/{total}", end.saturating_sub(1))).done()
+        }
+        _ => builder.done(),
+    }
+}
+
+/// What a HEAD tells of a blob.
+pub(super) fn blob_head(digest: &Digest, total: Option<u64>) -> Response<Body> {
+    blob_headers(Builder::new(200, total.map_or(Body::Empty, Body::Head)), digest, total).done()
+}
+
+fn blob_headers(builder: Builder, digest: &Digest, length: Option<u64>) -> Builder {
+    let builder = builder
+        .set(CONTENT_TYPE, "application/octet-stream")
+        .set(ACCEPT_RANGES, "bytes")
+        .set(CONTENT_DIGEST, &digest.to_string())
+        .set(ETAG, &etag(digest))
+        .set(CACHE_CONTROL, "private, max-age=31536000, immutable");
+    match length {
+        Some(length) => builder.set(CONTENT_LENGTH, &length.to_string()),
+        None => builder,
+    }
+}
+
+/// The client has it already.
+pub(super) fn not_modified(digest: &Digest) -> Response<Body> {
+    Builder::new(304, Body::Empty).set(ETAG, &etag(digest)).set(CONTENT_DIGEST, &digest.to_string()).done()
+}
+
+/// The entity tag of content is its digest.
+pub(super) fn etag(digest: &Digest) -> String {
+    format!("\"{digest}\"")
+}
+
+/// A list; `path` is where the client asked, for the link to the next page.
+pub(super) fn list(reply: ListReply, media_type: &str, path: &str) -> Response<Body> {
+    let mut builder = Builder::new(200, Body::full(reply.bytes)).set(CONTENT_TYPE, media_type);
+    if let Some(next) = reply.next {
+        builder = builder.set(LINK, &format!("<{path}?{next}>; rel=\"next\""));
+    }
+    if reply.filtered {
+        builder = builder.set(FILTERS_APPLIED, "artifactType");
+    }
+    builder.done()
+}
+
+/// What a failed pull tells its client. `unknown` is the code for "not found"
+/// of what was asked for.
+pub(super) fn failure(error: &pull::Error, unknown: ErrorCode) -> Response<Body> {
+    match error {
+        pull::Error::NotFound => self::error(404, unknown, "upstream does not have it"),
+        pull::Error::Denied => {
+            self::error(403, ErrorCode::Denied, "upstream does not let the credential of this registry read it")
+        }
+        pull::Error::RangeNotSatisfiable { total } => {
+            let response = self::error(416, ErrorCode::RangeInvalid, "the range lies outside the content");
+            with(response, CONTENT_RANGE, &format!("bytes */{total}"))
+        }
+        pull::Error::TooManyRequests { retry_after } => {
+            let response = self::error(429, ErrorCode::TooManyRequests, "the rate limit of upstream is reached");
+            let wait = retry_after.unwrap_or(Duration::from_secs(10)).as_secs().max(1);
+            with(response, RETRY_AFTER, &wait.to_string())
+        }
+        pull::Error::BadUpstream(_) => {
+            self::error(502, ErrorCode::Unavailable, "upstream gave no usable answer; the log of the proxy says more")
+        }
+        pull::Error::Timeout(_) => self::error(504, ErrorCode::Unavailable, "upstream did not answer in time"),
+        pull::Error::Unavailable(_) => {
+            let response = self::error(503, ErrorCode::Unavailable, "the proxy cannot serve this now");
+            with(response, RETRY_AFTER, "1")
+        }
+    }
+}
+
+/// Marks an answer that was found by `ns`.
+pub(super) fn with_namespace(response: Response<Body>, ns: &str) -> Response<Body> {
+    with(response, HeaderName::from_static("oci-namespace"), ns)
+}
