@@ -8,7 +8,7 @@ use http::header::{
 };
 use http::request::Parts;
 use http::{Method, Response, Version};
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
 use super::body::{Body, Transport};
 use super::path::{self, Endpoint, Target};
@@ -17,14 +17,16 @@ use crate::access::{Evidence, Gate, Principal};
 use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository};
 use crate::pull::{self, Puller};
 use crate::registry::{AccessMode, Address, AddressHint, Directory, HostPort, Registry, Resolved};
+use crate::telemetry::{Metrics, RequestLabels};
 
 /// The data listener's API.
 pub struct Api {
     directory: Directory,
     gate: Gate,
     puller: Arc<Puller>,
-    ping: PingPolicy,
+    ping: PingMode,
     max_uri_bytes: usize,
+    metrics: Arc<Metrics>,
 }
 
 /// Who asks, as far as the connection tells, and how it wants its bytes.
@@ -38,28 +40,44 @@ pub struct Peer {
     pub transport: Transport,
 }
 
-/// Whether a ping without credentials is challenged.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum PingPolicy {
-    /// When the addressed registry asks for grants.
+/// What `/v2/` answers to a client without credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum PingMode {
+    /// A challenge exactly when the addressed registry asks for grants: some
+    /// clients learn from `/v2/` alone whether to log in.
+    #[default]
     Auto,
-    /// Never.
+    /// Never a challenge.
     Open,
-    /// Always.
+    /// Always a challenge.
     Challenge,
 }
 
 impl Api {
     /// The API over `directory`, guarded by `gate`.
-    pub fn new(directory: Directory, gate: Gate, puller: Arc<Puller>, ping: PingPolicy, max_uri_bytes: usize) -> Api {
-        Api { directory, gate, puller, ping, max_uri_bytes }
+    pub fn new(
+        directory: Directory,
+        gate: Gate,
+        puller: Arc<Puller>,
+        ping: PingMode,
+        max_uri_bytes: usize,
+        metrics: Arc<Metrics>,
+    ) -> Api {
+        Api { directory, gate, puller, ping, max_uri_bytes, metrics }
     }
 
     /// Answers one request. Never fails: every trouble has its response.
     pub async fn handle(&self, request: &Parts, peer: &Peer) -> Response<Body> {
-        match self.answer(request, peer).await {
-            Ok(response) | Err(response) => response,
-        }
+        let (Ok(response) | Err(response)) = self.answer(request, peer).await;
+        let method = match request.method {
+            Method::GET => "GET",
+            Method::HEAD => "HEAD",
+            _ => "other",
+        };
+        let status = response.status().as_u16();
+        self.metrics.requests.get_or_create(&RequestLabels { method, status }).inc();
+        debug!(peer = ?peer.address, method, path = request.uri.path(), status, "request");
+        response
     }
 
     async fn answer(&self, request: &Parts, peer: &Peer) -> Result<Response<Body>, Response<Body>> {
@@ -150,9 +168,9 @@ impl Api {
         let challenge = match self.directory.resolve_ping(hint) {
             Err(_) => return Err(self.refusal(principal)),
             Ok(registry) => match self.ping {
-                PingPolicy::Open => false,
-                PingPolicy::Challenge => true,
-                PingPolicy::Auto => registry.is_some_and(|registry| registry.access == AccessMode::Grants),
+                PingMode::Open => false,
+                PingMode::Challenge => true,
+                PingMode::Auto => registry.is_some_and(|registry| registry.access == AccessMode::Grants),
             },
         };
         if challenge && principal.is_anonymous() { Err(response::unauthorized()) } else { Ok(response::ping()) }

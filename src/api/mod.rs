@@ -12,4 +12,4 @@ mod query;
 mod response;
 
 pub use body::{Body, Transport};
-pub use handler::{Api, Peer, PingPolicy};
+pub use handler::{Api, Peer, PingMode};

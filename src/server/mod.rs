@@ -1,5 +1,11 @@
 //! Connections: accepting, bounding, and moving bytes.
 
+mod connection;
+mod listener;
 mod settings;
+mod stream;
+mod tls;
 
-pub use settings::{PingMode, ServerLimits, ServerSettings, TlsSettings};
+pub use listener::{Server, ServerError};
+pub use settings::{ServerLimits, ServerSettings, TlsSettings};
+pub use tls::TlsError;

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use crate::api::PingMode;
+
 /// Where and how to listen.
 #[derive(Debug, Clone)]
 pub struct ServerSettings {
@@ -30,22 +32,11 @@ pub struct TlsSettings {
     pub client_ca: Option<PathBuf>,
 }
 
-/// What `/v2/` answers to a client without credentials.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum PingMode {
-    /// Challenge exactly when the addressed registry asks for grants.
-    #[default]
-    Auto,
-    /// Never challenge.
-    Open,
-    /// Always challenge.
-    Challenge,
-}
-
 /// Bounds on what clients may hold.
 #[derive(Debug, Clone)]
 pub struct ServerLimits {
-    /// Time for a request's whole header.
+    /// Time for a request's whole header, and for a kept connection to bring
+    /// the next one.
     pub header_timeout: Duration,
     /// Header lines of a request.
     pub max_headers: usize,
@@ -53,8 +44,6 @@ pub struct ServerLimits {
     pub max_header_bytes: usize,
     /// Bytes of a request target.
     pub max_uri_bytes: usize,
-    /// Idle time of a kept connection.
-    pub idle_timeout: Duration,
     /// Time for a TLS handshake.
     pub tls_handshake_timeout: Duration,
     /// Time without progress after which a response is cut.
@@ -76,7 +65,6 @@ impl Default for ServerLimits {
             max_headers: 64,
             max_header_bytes: 16 * 1024,
             max_uri_bytes: 4 * 1024,
-            idle_timeout: Duration::from_secs(75),
             tls_handshake_timeout: Duration::from_secs(10),
             write_stall_timeout: Duration::from_secs(60),
             max_connections: 10_000,

@@ -1,0 +1,117 @@
+//! The whole proxy, put together: settings in, a running process out.
+//!
+//! The one place that knows every module. It opens the cache, makes an
+//! upstream for each registry, starts the listeners, and takes it all down in
+//! the order that loses nothing.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use crate::access::{Gate, Links};
+use crate::admin::Admin;
+use crate::api::Api;
+use crate::cache::{Cache, LayoutError};
+use crate::config::Settings;
+use crate::kernel;
+use crate::pull::Puller;
+use crate::registry::Directory;
+use crate::server::{Server, ServerError};
+use crate::telemetry::Metrics;
+use crate::upstream::TlsError;
+
+/// A running proxy.
+pub struct Proxy {
+    server: Server,
+    admin: Admin,
+    admin_address: Option<SocketAddr>,
+    puller: Arc<Puller>,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+}
+
+/// Why it could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The cache directory cannot be used.
+    #[error(transparent)]
+    Cache(#[from] LayoutError),
+    /// A registry's certificate authorities cannot be used.
+    #[error("registry `{registry}`: {cause}")]
+    Registry {
+        /// The registry.
+        registry: String,
+        /// What is wrong.
+        #[source]
+        cause: TlsError,
+    },
+    /// The data listener could not be started.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The admin listener could not be started.
+    #[error("cannot listen on {address} for administration: {cause}")]
+    Admin {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        #[source]
+        cause: std::io::Error,
+    },
+}
+
+impl Proxy {
+    /// Starts everything.
+    ///
+    /// # Errors
+    /// As [`StartError`] says; nothing is left running then.
+    pub async fn start(settings: Settings) -> Result<Proxy, StartError> {
+        kernel::raise_file_limit();
+        let links_path = settings.cache.dir.join("links.redb");
+        let cache = Cache::open(settings.cache)?;
+        let links = if cache.is_writer() { Links::open(&links_path) } else { Links::in_memory() };
+        let puller = Puller::new(&settings.registries, cache, links)
+            .map_err(|(registry, cause)| StartError::Registry { registry, cause })?;
+        let puller = Arc::new(puller);
+        let metrics = Arc::new(Metrics::default());
+        let api = Api::new(
+            Directory::new(settings.registries),
+            Gate::new(settings.clients),
+            Arc::clone(&puller),
+            settings.server.ping,
+            settings.server.limits.max_uri_bytes,
+            Arc::clone(&metrics),
+        );
+        let address = settings.server.admin_listen;
+        let listener = Admin::listen(address).await.map_err(|cause| StartError::Admin { address, cause })?;
+        let admin_address = listener.local_addr().ok();
+        let server = Server::start(&settings.server, Arc::new(api))?;
+        let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
+        let admin = Admin::new(metrics);
+        tasks.spawn(admin.clone().serve(listener, stopping.clone()));
+        admin.set_ready(true);
+        Ok(Proxy { server, admin, admin_address, puller, stopping, tasks })
+    }
+
+    /// Where clients pull.
+    pub fn data_addresses(&self) -> &[SocketAddr] {
+        self.server.addresses()
+    }
+
+    /// Where health and metrics are.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address
+    }
+
+    /// Stops: not ready at once, running transfers may finish, then what is
+    /// under way to the disk is finished.
+    pub async fn shutdown(self) {
+        self.admin.set_ready(false);
+        self.server.stop().await;
+        self.puller.close().await;
+        self.stopping.cancel();
+        self.tasks.close();
+        self.tasks.wait().await;
+    }
+}

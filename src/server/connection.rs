@@ -1,0 +1,120 @@
+//! One connection: handshake, HTTP, and its end.
+
+use std::convert::Infallible;
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::Arc;
+
+use http::Request;
+use hyper::body::Incoming;
+use hyper::server::conn::{http1, http2};
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::settings::ServerLimits;
+use super::stream::{PlainStream, StallGuard};
+use crate::api::{Api, Peer, Transport};
+use crate::cache::Method;
+use crate::kernel::{Mappings, PipePool};
+
+/// TLS records are filled from buffers of this size.
+const TLS_BUFFER: usize = 256 * 1024;
+
+/// What all connections of a listener share.
+pub(super) struct Shared {
+    pub(super) api: Arc<Api>,
+    pub(super) limits: ServerLimits,
+    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) pipes: PipePool,
+    pub(super) stopping: CancellationToken,
+}
+
+impl Shared {
+    /// Serves one connection to its end.
+    pub(super) async fn serve(&self, tcp: TcpStream, address: SocketAddr) {
+        // Headers and the first bytes go out at once; large writes fill
+        // segments anyway.
+        let _ = tcp.set_nodelay(true);
+        let mut peer = Peer {
+            address: Some(address.ip()),
+            certificate: None,
+            transport: Transport { method: Method::Read, mappings: None },
+        };
+        let Some(acceptor) = &self.tls else {
+            let mappings = Mappings::default();
+            peer.transport = Transport { method: Method::Mapped, mappings: Some(mappings.clone()) };
+            let stream = PlainStream::new(tcp, mappings, self.pipes.clone());
+            return self.http1(StallGuard::new(stream, self.limits.write_stall_timeout), peer).await;
+        };
+        match tokio::time::timeout(self.limits.tls_handshake_timeout, acceptor.accept(tcp)).await {
+            Ok(Ok(mut stream)) => {
+                stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+                let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+                let stream = StallGuard::new(stream, self.limits.write_stall_timeout);
+                if is_http2 { self.http2(stream, peer).await } else { self.http1(stream, peer).await }
+            }
+            Ok(Err(error)) => debug!(%address, %error, "TLS handshake failed"),
+            Err(_) => debug!(%address, "TLS handshake took too long"),
+        }
+    }
+
+    async fn http1(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
+        let mut builder = http1::Builder::new();
+        builder
+            .timer(TokioTimer::new())
+            .header_read_timeout(self.limits.header_timeout)
+            .max_headers(self.limits.max_headers)
+            .max_header_size(self.limits.max_header_bytes);
+        let service = service_fn(|request| self.answer(request, &peer));
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(peer = ?peer.address, %error, "connection ended");
+        }
+    }
+
+    async fn http2(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+        let mut builder = http2::Builder::new(TokioExecutor::new());
+        builder
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(self.limits.max_streams)
+            .max_header_list_size(u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX))
+            .max_send_buf_size(TLS_BUFFER)
+            .keep_alive_interval(std::time::Duration::from_secs(20));
+        let api = Arc::clone(&self.api);
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (api, peer) = (Arc::clone(&api), peer.clone());
+            async move { Ok::<_, Infallible>(api.handle(&request.into_parts().0, &peer).await) }
+        });
+        let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
+        let ended = tokio::select! {
+            ended = connection.as_mut() => ended,
+            () = self.stopping.cancelled() => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = ended {
+            debug!(%error, "connection ended");
+        }
+    }
+
+    async fn answer(
+        &self,
+        request: Request<Incoming>,
+        peer: &Peer,
+    ) -> Result<http::Response<crate::api::Body>, Infallible> {
+        Ok(self.api.handle(&request.into_parts().0, peer).await)
+    }
+}

@@ -1,0 +1,196 @@
+//! Accepting connections, within bounds, until told to stop.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tracing::{info, warn};
+
+use super::connection::Shared;
+use super::settings::ServerSettings;
+use super::tls::{TlsError, acceptor};
+use crate::api::Api;
+use crate::kernel::PipePool;
+
+/// Connections the kernel keeps waiting while we are busy.
+const BACKLOG: u32 = 4096;
+
+/// Why a listener could not be started.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The address is taken, or not ours.
+    #[error("cannot listen on {address}: {cause}")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        #[source]
+        cause: io::Error,
+    },
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+}
+
+/// The data listeners, running.
+pub struct Server {
+    addresses: Vec<SocketAddr>,
+    stopping: CancellationToken,
+    tasks: TaskTracker,
+    drain_timeout: Duration,
+}
+
+impl Server {
+    /// Listens and serves `api`.
+    ///
+    /// # Errors
+    /// When an address cannot be had or TLS cannot be set up; nothing is left
+    /// running then.
+    pub fn start(settings: &ServerSettings, api: Arc<Api>) -> Result<Server, ServerError> {
+        let shared = Arc::new(Shared {
+            api,
+            limits: settings.limits.clone(),
+            tls: settings.tls.as_ref().map(acceptor).transpose()?,
+            pipes: PipePool::default(),
+            stopping: CancellationToken::new(),
+        });
+        let mut listeners = Vec::new();
+        for address in &settings.listen {
+            listeners.push(listen(*address)?);
+        }
+        let server = Server {
+            addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
+            stopping: shared.stopping.clone(),
+            tasks: TaskTracker::new(),
+            drain_timeout: settings.limits.drain_timeout,
+        };
+        let places = Arc::new(Places::new(settings.limits.max_connections, settings.limits.max_connections_per_client));
+        for listener in listeners {
+            if let Ok(address) = listener.local_addr() {
+                info!(listener = "data", %address, tls = shared.tls.is_some(), "listening");
+            }
+            server.tasks.spawn(accept(listener, Arc::clone(&shared), Arc::clone(&places), server.tasks.clone()));
+        }
+        Ok(server)
+    }
+
+    /// Where it listens.
+    pub fn addresses(&self) -> &[SocketAddr] {
+        &self.addresses
+    }
+
+    /// Stops accepting, lets running transfers finish within the drain time,
+    /// then cuts them.
+    pub async fn stop(self) {
+        self.stopping.cancel();
+        self.tasks.close();
+        if tokio::time::timeout(self.drain_timeout, self.tasks.wait()).await.is_err() {
+            warn!(connections = self.tasks.len(), "cutting transfers that did not finish in time");
+        }
+    }
+}
+
+/// Listens on `address`.
+pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
+    let bind = || {
+        let socket =
+            if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+        // A restart must not wait for the last process's closed connections.
+        socket.set_reuseaddr(true)?;
+        socket.bind(address)?;
+        socket.listen(BACKLOG)
+    };
+    bind().map_err(|cause| ServerError::Listen { address, cause })
+}
+
+async fn accept(listener: TcpListener, shared: Arc<Shared>, places: Arc<Places>, tasks: TaskTracker) {
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            () = shared.stopping.cancelled() => return,
+        };
+        match accepted {
+            Ok((tcp, address)) => {
+                // Over the bound a connection is closed at once: answering it
+                // would cost what the bound protects.
+                let Some(place) = places.take(address.ip()) else { continue };
+                let shared = Arc::clone(&shared);
+                tasks.spawn(async move {
+                    shared.serve(tcp, address).await;
+                    drop(place);
+                });
+            }
+            Err(error) => {
+                // Out of file handles, usually: connections that end free some.
+                warn!(%error, "cannot accept a connection");
+                tokio::time::sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+}
+
+/// How many connections there may be, in all and from one address.
+struct Places {
+    all: Arc<Semaphore>,
+    each: usize,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+struct Place {
+    places: Arc<Places>,
+    address: IpAddr,
+    _permit: tokio::sync::OwnedSemaphorePermit,
+}
+
+impl Places {
+    fn new(all: usize, each: usize) -> Places {
+        Places { all: Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS))), each, taken: Mutex::default() }
+    }
+
+    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+        let permit = Arc::clone(&self.all).try_acquire_owned().ok()?;
+        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = taken.entry(address).or_insert(0);
+        if *count >= self.each {
+            return None;
+        }
+        *count += 1;
+        Some(Place { places: Arc::clone(self), address, _permit: permit })
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = taken.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                taken.remove(&self.address);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_are_bounded_in_all_and_for_each_address() {
+        let places = Arc::new(Places::new(3, 2));
+        let (a, b): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
+        let first = places.take(a).unwrap();
+        let _second = places.take(a).unwrap();
+        assert!(places.take(a).is_none());
+        let _third = places.take(b).unwrap();
+        assert!(places.take(b).is_none());
+        drop(first);
+        assert!(places.take(a).is_some());
+    }
+}

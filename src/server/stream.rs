@@ -1,0 +1,214 @@
+//! The I/O of one plain connection.
+//!
+//! Above it HTTP is hyper's; below it bytes that hyper was given as slices of
+//! a cached file's mapping are recognised and moved by `splice` through a
+//! pipe, which spares the copy. Whatever is not recognised, and everything
+//! when the kernel has no pipe to give, is written as it is: the same bytes.
+
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep};
+
+use crate::kernel::{Mapping, Mappings, Pipe, PipePool};
+
+/// Below this a copy is cheaper than two system calls.
+const WORTH_SPLICING: usize = 16 * 1024;
+
+/// A plain connection that recognises cached bytes.
+pub(super) struct PlainStream {
+    tcp: TcpStream,
+    mappings: Mappings,
+    pipes: PipePool,
+    moving: Option<Moving>,
+}
+
+/// Bytes that are in a pipe on their way to the socket. hyper keeps offering
+/// them until they are reported as written, so they are always the next ones.
+struct Moving {
+    pipe: Pipe,
+    mapping: Arc<Mapping>,
+    /// File offset of the next byte that leaves the pipe.
+    offset: u64,
+}
+
+impl PlainStream {
+    pub(super) fn new(tcp: TcpStream, mappings: Mappings, pipes: PipePool) -> PlainStream {
+        PlainStream { tcp, mappings, pipes, moving: None }
+    }
+
+    /// Moves bytes of `slice`, which lies at `offset` of `mapping`.
+    fn poll_splice(&mut self, cx: &mut Context<'_>, mut moving: Moving, len: usize) -> Poll<io::Result<usize>> {
+        if moving.pipe.filled() == 0
+            && let Err(error) = moving.pipe.fill(moving.mapping.file(), moving.offset, len)
+        {
+            return Poll::Ready(Err(error));
+        }
+        let more = moving.pipe.filled() < len;
+        loop {
+            match self.tcp.poll_write_ready(cx) {
+                Poll::Ready(Ok(())) => {}
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending => {
+                    self.moving = Some(moving);
+                    return Poll::Pending;
+                }
+            }
+            let tcp = &self.tcp;
+            match tcp.try_io(Interest::WRITABLE, || moving.pipe.drain(tcp, len, more)) {
+                Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                Ok(moved) => {
+                    moving.offset += moved as u64;
+                    if moving.pipe.filled() == 0 {
+                        self.pipes.give_back(moving.pipe);
+                    } else {
+                        self.moving = Some(moving);
+                    }
+                    return Poll::Ready(Ok(moved));
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+                Err(error) => return Poll::Ready(Err(error)),
+            }
+        }
+    }
+
+    /// What is to be spliced now: the rest of what is in the pipe, or `slice`
+    /// if it is recognised.
+    fn movable(&mut self, slice: &[u8]) -> io::Result<Option<Moving>> {
+        let found = self.mappings.find(slice);
+        match (self.moving.take(), found) {
+            (Some(moving), Some((mapping, offset)))
+                if Arc::ptr_eq(&moving.mapping, &mapping)
+                    && moving.offset == offset
+                    && moving.pipe.filled() <= slice.len() =>
+            {
+                Ok(Some(moving))
+            }
+            // Bytes in the pipe that are not next would be sent in the wrong
+            // place: better no connection than a wrong byte.
+            (Some(_), _) => Err(io::Error::other("the bytes to send are not those under way")),
+            (None, Some((mapping, offset))) if slice.len() >= WORTH_SPLICING => {
+                Ok(self.pipes.take().map(|pipe| Moving { pipe, mapping, offset }))
+            }
+            (None, _) => Ok(None),
+        }
+    }
+}
+
+impl AsyncRead for PlainStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for PlainStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.poll_write_vectored(cx, &[IoSlice::new(buf)])
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
+        let Some(first) = filled.next() else { return Poll::Ready(Ok(0)) };
+        match this.movable(first) {
+            Err(error) => return Poll::Ready(Err(error)),
+            Ok(Some(moving)) => return this.poll_splice(cx, moving, first.len()),
+            Ok(None) => {}
+        }
+        // Everything up to the next slice that can be spliced, in one call.
+        let before = bufs.iter().take_while(|buf| {
+            buf.len() < WORTH_SPLICING
+                || std::ptr::eq(buf.as_ptr(), first.as_ptr())
+                || this.mappings.find(buf).is_none()
+        });
+        let run = bufs.get(..before.count()).unwrap_or(bufs);
+        Pin::new(&mut this.tcp).poll_write_vectored(cx, run)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().tcp).poll_shutdown(cx)
+    }
+}
+
+/// A stream whose writes fail when the peer takes nothing for too long.
+pub(super) struct StallGuard<S> {
+    inner: S,
+    limit: Duration,
+    /// Armed while a write waits.
+    waiting: Option<Pin<Box<Sleep>>>,
+}
+
+impl<S> StallGuard<S> {
+    pub(super) fn new(inner: S, limit: Duration) -> StallGuard<S> {
+        StallGuard { inner, limit, waiting: None }
+    }
+
+    fn watch<T>(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if written.is_ready() {
+            self.waiting = None;
+            return written;
+        }
+        let limit = self.limit;
+        let timer = self.waiting.get_or_insert_with(|| Box::pin(sleep(limit)));
+        if timer.deadline() <= Instant::now() {
+            return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_read(cx, buf)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write(cx, buf);
+        this.watch(cx, written)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let written = Pin::new(&mut this.inner).poll_write_vectored(cx, bufs);
+        this.watch(cx, written)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        let flushed = Pin::new(&mut this.inner).poll_flush(cx);
+        this.watch(cx, flushed)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().inner).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,58 @@
+//! The log: structured events on standard error.
+
+use std::io::IsTerminal as _;
+
+use tracing_subscriber::EnvFilter;
+use tracing_subscriber::fmt;
+
+/// How log lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum LogFormat {
+    /// For people.
+    #[default]
+    Text,
+    /// One JSON object a line, fields at its top level.
+    Json,
+}
+
+/// What is logged, and how.
+#[derive(Debug, Clone)]
+pub struct LogSettings {
+    /// A level, or directives as `transship::upstream=debug`.
+    pub level: String,
+    /// How lines look.
+    pub format: LogFormat,
+}
+
+impl Default for LogSettings {
+    fn default() -> Self {
+        LogSettings { level: "info".to_owned(), format: LogFormat::Text }
+    }
+}
+
+/// The log level is none.
+#[derive(Debug, thiserror::Error)]
+#[error("`{level}` is no log level; use error, warn, info, debug or trace")]
+pub struct InvalidLevel {
+    level: String,
+}
+
+/// Starts logging; a second start in one process changes nothing.
+///
+/// # Errors
+/// When the level cannot be understood.
+pub fn start(settings: &LogSettings) -> Result<(), InvalidLevel> {
+    let level = settings.level.clone();
+    // The level speaks of this program; what libraries say at debug and below
+    // may hold what was sent to them.
+    let directives = if level.contains('=') { level.clone() } else { format!("warn,transship={level}") };
+    let filter = EnvFilter::try_new(directives).map_err(|_| InvalidLevel { level })?;
+    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let started = match settings.format {
+        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+    };
+    // The one in force stays.
+    drop(started);
+    Ok(())
+}

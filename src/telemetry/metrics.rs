@@ -1,0 +1,46 @@
+//! What is counted. One record, registered once, handed to whoever counts.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::Registry;
+
+/// The metrics of this process.
+pub struct Metrics {
+    registry: Registry,
+    /// Answered requests of the data listener.
+    pub requests: Family<RequestLabels, Counter>,
+    /// Fills running now.
+    pub fills: Gauge,
+}
+
+/// What tells requests apart: nothing that a client chooses.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+pub struct RequestLabels {
+    /// `GET` or `HEAD`, else `other`.
+    pub method: &'static str,
+    /// The status answered.
+    pub status: u16,
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let mut registry = Registry::with_prefix("transship");
+        let (requests, fills) = (Family::default(), Gauge::default());
+        registry.register("requests", "Answered requests of the data listener", requests.clone());
+        registry.register("fills", "Blobs being filled now", fills.clone());
+        Metrics { registry, requests, fills }
+    }
+}
+
+impl Metrics {
+    /// All metrics in the OpenMetrics text format.
+    pub fn encode(&self) -> String {
+        let mut text = String::new();
+        // Writing to a string does not fail.
+        let _ = encode(&mut text, &self.registry);
+        text
+    }
+}
