@@ -53,6 +53,9 @@ pub enum PingMode {
     Challenge,
 }
 
+/// An answer that ends a request early.
+type Refusal = Box<Response<Body>>;
+
 impl Api {
     /// The API over `directory`, guarded by `gate`.
     pub fn new(
@@ -68,7 +71,7 @@ impl Api {
 
     /// Answers one request. Never fails: every trouble has its response.
     pub async fn handle(&self, request: &Parts, peer: &Peer) -> Response<Body> {
-        let (Ok(response) | Err(response)) = self.answer(request, peer).await;
+        let response = self.answer(request, peer).await.unwrap_or_else(|refusal| *refusal);
         let method = match request.method {
             Method::GET => "GET",
             Method::HEAD => "HEAD",
@@ -80,12 +83,13 @@ impl Api {
         response
     }
 
-    async fn answer(&self, request: &Parts, peer: &Peer) -> Result<Response<Body>, Response<Body>> {
+    async fn answer(&self, request: &Parts, peer: &Peer) -> Result<Response<Body>, Refusal> {
         self.check_shape(request)?;
         let raw_path = request.uri.path();
-        let target = path::parse(raw_path).map_err(|error| response::error(error.status, error.code, error.message))?;
+        let target = path::parse(raw_path)
+            .map_err(|error| Box::new(response::error(error.status, error.code, error.message)))?;
         let query = query::parse(request.uri.query().unwrap_or_default())
-            .map_err(|error| response::error(400, error.code, error.message))?;
+            .map_err(|error| Box::new(response::error(400, error.code, error.message)))?;
         let Target { before_v2, endpoint } = target;
         let hint = AddressHint { before_v2, ns: query.ns.clone(), host: host_of(request) };
         let principal = self.identify(&request.headers, peer).await?;
@@ -114,22 +118,19 @@ impl Api {
     }
 
     /// Refuses what is no plain GET or HEAD, before anything of it is used.
-    fn check_shape(&self, request: &Parts) -> Result<(), Response<Body>> {
-        let bad = |message| Err(response::close(response::error(400, ErrorCode::Unsupported, message)));
+    fn check_shape(&self, request: &Parts) -> Result<(), Refusal> {
+        let refuse = |response| Err(Box::new(response::close(response)));
+        let bad = |message| refuse(response::error(400, ErrorCode::Unsupported, message));
         if request.method == Method::CONNECT {
-            return Err(response::read_only());
+            return refuse(response::read_only());
         }
         if request.uri.path_and_query().map_or(0, |target| target.as_str().len()) > self.max_uri_bytes {
-            return Err(response::close(response::error(
-                414,
-                ErrorCode::NameInvalid,
-                "the request target is too long",
-            )));
+            return refuse(response::error(414, ErrorCode::NameInvalid, "the request target is too long"));
         }
         if request.version < Version::HTTP_2 {
             if request.uri.authority().is_some() {
                 let message = "this is no forward proxy: ask for a path";
-                return Err(response::close(response::error(421, ErrorCode::Unsupported, message)));
+                return refuse(response::error(421, ErrorCode::Unsupported, message));
             }
             let hosts: Vec<_> = request.headers.get_all(HOST).iter().collect();
             let sound = match hosts.as_slice() {
@@ -143,10 +144,10 @@ impl Api {
         }
         if !matches!(request.method, Method::GET | Method::HEAD) {
             let known = path::is_api(request.uri.path());
-            return Err(if known {
+            return refuse(if known {
                 response::read_only()
             } else {
-                response::close(response::error(405, ErrorCode::Unsupported, "GET and HEAD only"))
+                response::error(405, ErrorCode::Unsupported, "GET and HEAD only")
             });
         }
         let has_body = request.headers.contains_key(TRANSFER_ENCODING)
@@ -155,36 +156,40 @@ impl Api {
         if has_body { bad("a request of this API has no body") } else { Ok(()) }
     }
 
-    async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Principal, Response<Body>> {
+    async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Principal, Refusal> {
         let evidence = Evidence {
             authorization: headers.get_all(AUTHORIZATION).iter().map(http::HeaderValue::as_bytes).collect(),
             peer: peer.address,
             certificate: peer.certificate.as_deref(),
         };
-        self.gate.identify(evidence).await.map_err(|_| response::unauthorized())
+        self.gate.identify(evidence).await.map_err(|_| Box::new(response::unauthorized()))
     }
 
-    fn ping(&self, hint: &AddressHint, principal: &Principal) -> Result<Response<Body>, Response<Body>> {
+    fn ping(&self, hint: &AddressHint, principal: &Principal) -> Result<Response<Body>, Refusal> {
         let challenge = match self.directory.resolve_ping(hint) {
-            Err(_) => return Err(self.refusal(principal)),
+            Err(_) => return Err(Box::new(self.refusal(principal))),
             Ok(registry) => match self.ping {
                 PingMode::Open => false,
                 PingMode::Challenge => true,
                 PingMode::Auto => registry.is_some_and(|registry| registry.access == AccessMode::Grants),
             },
         };
-        if challenge && principal.is_anonymous() { Err(response::unauthorized()) } else { Ok(response::ping()) }
+        if challenge && principal.is_anonymous() {
+            Err(Box::new(response::unauthorized()))
+        } else {
+            Ok(response::ping())
+        }
     }
 
     /// The registry and repository that are meant, if this principal may pull
     /// them. What is unknown and what is forbidden look the same.
-    fn resolve(&self, name: &Repository, hint: AddressHint, principal: &Principal) -> Result<Resolved, Response<Body>> {
+    fn resolve(&self, name: &Repository, hint: AddressHint, principal: &Principal) -> Result<Resolved, Refusal> {
         let address = Address { name: name.clone(), hint };
         let granted =
             |registry: &Registry, repository: &Repository| self.gate.may_pull(principal, registry, repository);
         match self.directory.resolve(&address, granted) {
             Ok(found) if granted(&found.registry, &found.repository) => Ok(found),
-            _ => Err(self.refusal(principal)),
+            _ => Err(Box::new(self.refusal(principal))),
         }
     }
 

@@ -126,7 +126,7 @@ fn canonical(address: IpAddr) -> IpAddr {
 
 /// Whether an address is somebody else's public one (IANA special-purpose
 /// address registries).
-pub(super) fn is_public(address: IpAddr) -> bool {
+pub fn is_public(address: IpAddr) -> bool {
     match canonical(address) {
         IpAddr::V4(v4) => {
             let [a, b, c, _] = v4.octets();

@@ -15,6 +15,7 @@ mod tls;
 mod token;
 mod transfer;
 
+pub use egress::is_public;
 pub use error::{Error, Result};
 pub use registry::{ManifestAnswer, Page, Upstream};
 pub use tls::TlsError;

@@ -1,0 +1,109 @@
+//! `transship check`: validate the configuration and show what it amounts to.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::ValueEnum;
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::Outcome;
+use crate::config::Settings;
+use crate::registry::{AccessMode, Registry};
+
+/// Arguments of `check`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration file (TOML)
+    #[arg(long, value_name = "FILE", env = "TRANSSHIP_CONFIG")]
+    config: Option<PathBuf>,
+    /// How to show what it amounts to
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Output {
+    Table,
+    Json,
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let settings = Settings::load(args.config.as_deref())?;
+    match args.output {
+        Output::Table => table(&settings),
+        Output::Json => json(&settings),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn access(registry: &Registry) -> &'static str {
+    match registry.access {
+        AccessMode::Anyone => "anyone",
+        AccessMode::Grants => "grants",
+    }
+}
+
+fn credential(registry: &Registry) -> &'static str {
+    if registry.credential.is_anonymous() { "none" } else { "stored" }
+}
+
+fn table(settings: &Settings) {
+    let mut table = Table::new();
+    table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+    table.set_header(["registry", "kind", "upstream", "prefix", "credential", "access", "default"]);
+    for registry in &settings.registries {
+        table.add_row([
+            registry.name.display(),
+            registry.kind.as_str(),
+            &registry.origin.to_string(),
+            registry.prefix.as_ref().map_or("-", |prefix| prefix.as_str()),
+            credential(registry),
+            access(registry),
+            if registry.is_default { "yes" } else { "" },
+        ]);
+    }
+    println!("{table}");
+    let listen: Vec<String> = settings.server.listen.iter().map(ToString::to_string).collect();
+    println!("pulls on {}, administration on {}", listen.join(", "), settings.server.admin_listen);
+    for registry in settings.registries.iter().filter(|registry| registry.access == AccessMode::Grants) {
+        let granted = settings
+            .clients
+            .iter()
+            .any(|client| client.grants.iter().any(|grant| registry.name.matches(grant.registry())));
+        if !granted {
+            println!(
+                "note: nobody may pull through `{}`: grant it to a [[client]], or say `access = \"anyone\"`",
+                registry.name
+            );
+        }
+    }
+    println!("the configuration is valid");
+}
+
+fn json(settings: &Settings) {
+    let registries: Vec<_> = settings
+        .registries
+        .iter()
+        .map(|registry| {
+            serde_json::json!({
+                "name": registry.name.display(),
+                "address": registry.name.slug(),
+                "kind": registry.kind.as_str(),
+                "upstream": registry.origin.to_string(),
+                "prefix": registry.prefix.as_ref().map(|prefix| prefix.as_str()),
+                "credential": credential(registry),
+                "access": access(registry),
+                "default": registry.is_default,
+            })
+        })
+        .collect();
+    let listen: Vec<String> = settings.server.listen.iter().map(ToString::to_string).collect();
+    let document = serde_json::json!({
+        "listen": listen,
+        "admin": settings.server.admin_listen.to_string(),
+        "public_url": settings.public_url.as_str(),
+        "registries": registries,
+        "clients": settings.clients.iter().map(|client| &client.name).collect::<Vec<_>>(),
+    });
+    println!("{document:#}");
+}

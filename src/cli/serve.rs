@@ -1,0 +1,50 @@
+//! `transship serve`: run the proxy until told to stop.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tracing::info;
+
+use super::Outcome;
+use crate::config::Settings;
+use crate::proxy::Proxy;
+use crate::telemetry;
+
+/// Arguments of `serve`.
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The configuration file (TOML); `config/transship.toml` shows every key
+    #[arg(long, value_name = "FILE", env = "TRANSSHIP_CONFIG")]
+    config: Option<PathBuf>,
+}
+
+pub(super) fn run(args: &Args) -> Outcome {
+    let settings = Settings::load(args.config.as_deref())?;
+    telemetry::start(&settings.log).map_err(|error| miette::miette!("{error}"))?;
+    super::runtime()?.block_on(serve(settings))
+}
+
+async fn serve(settings: Settings) -> Outcome {
+    for registry in &settings.registries {
+        info!(
+            registry = %registry.name,
+            kind = %registry.kind,
+            origin = %registry.origin,
+            credential = if registry.credential.is_anonymous() { "none" } else { "stored" },
+            "registry"
+        );
+    }
+    let failed = |error: std::io::Error| miette::miette!("signals cannot be received: {error}");
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?);
+    let proxy = Proxy::start(settings).await.map_err(|error| miette::miette!("{error}"))?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    info!("stopping: running transfers may finish");
+    proxy.shutdown().await;
+    info!("stopped");
+    Ok(ExitCode::SUCCESS)
+}

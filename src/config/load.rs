@@ -1,0 +1,293 @@
+//! The file as a whole: its tables, and what holds between them.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use super::problem::{ConfigErrors, Place, Problems};
+use super::registry::Parsed;
+use super::secret::Sources;
+use super::section::{Environment, Section};
+use super::{Settings, client, registry, units};
+use crate::access::Client;
+use crate::api::PingMode;
+use crate::cache::{CacheSettings, Durability, MinFree};
+use crate::registry::{AccessMode, Kind, Registry};
+use crate::server::{ServerLimits, ServerSettings, TlsSettings};
+use crate::telemetry::{LogFormat, LogSettings};
+
+/// What is configured where nothing is.
+const IMPLIED: &str = "[[registry]]\nname = \"docker-hub\"\nkind = \"docker-hub\"\ndefault = true\n";
+
+pub(super) fn load(file: Option<&Path>, environment: &Environment) -> Result<Settings, ConfigErrors> {
+    let Some(path) = file else { return parse(None, environment) };
+    let name = path.display().to_string();
+    match std::fs::read_to_string(path) {
+        Ok(text) => parse(Some((&name, &text)), environment),
+        Err(error) => {
+            let problems = Problems::of(None);
+            problems.add(&Place::Nowhere, format!("the configuration file {name} cannot be read: {error}"), None);
+            problems.settle(()).and_then(|()| parse(None, environment))
+        }
+    }
+}
+
+pub(super) fn parse(file: Option<(&str, &str)>, environment: &Environment) -> Result<Settings, ConfigErrors> {
+    let text: Arc<str> = file.map_or("", |(_, text)| text).into();
+    let problems = Problems::of(file.map(|(name, _)| (name, &text)));
+    let (document, errors) = DeTable::parse_recoverable(&text);
+    for error in errors {
+        let place = error.span().map_or(Place::Nowhere, Place::Span);
+        problems.add(&place, format!("this is no TOML: {}", error.message()), None);
+    }
+    let span = document.span();
+    let root = Spanned::new(span, DeValue::Table(document.into_inner()));
+    // The text around a broken line would only give rise to more complaints.
+    let problems = match problems.settle(()) {
+        Ok(()) => Problems::of(file.map(|(name, _)| (name, &text))),
+        Err(errors) => return Err(errors),
+    };
+    let settings = read(&root, environment, &problems);
+    match problems.settle(settings)? {
+        Some(settings) => Ok(settings),
+        None => Err(ConfigErrors { problems: Vec::new() }),
+    }
+}
+
+fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, problems: &'a Problems) -> Option<Settings> {
+    let root = Section::new("the file", Some(root), environment, problems);
+    let table = |key: &'static str| {
+        let title = format!("[{key}]");
+        root.table(key, &title).unwrap_or_else(|| Section::new(title, None, environment, problems)).overridden_by(key)
+    };
+    let (server, admin, cache, limits, log) =
+        (table("server"), table("admin"), table("cache"), table("limits"), table("log"));
+    let (registry_sections, client_sections) = (root.tables("registry"), root.tables("client"));
+    root.finish(|_| None);
+
+    let tag_ttl = cache.read("tag_ttl", units::duration).unwrap_or(Duration::from_secs(60));
+    let stale_if_error = cache.read("stale_if_error", units::duration).unwrap_or(Duration::from_secs(86_400));
+    let not_found_ttl = cache.read("not_found_ttl", units::duration).unwrap_or(Duration::from_secs(10));
+    let cache = read_cache(cache, &limits);
+    let (server, public_url, expose_private) = read_server(server, admin, limits);
+    let log = read_log(log);
+
+    let registries = read_registries(registry_sections, environment, problems, tag_ttl)?;
+    let known: Vec<&Registry> = registries.iter().map(|parsed| &parsed.registry).collect();
+    let clients = read_clients(client_sections, &known, problems);
+    if !expose_private && clients.is_empty() && server.listen.iter().any(|address| !address.ip().is_loopback()) {
+        check_exposure(&registries, problems);
+    }
+    Some(Settings {
+        server,
+        public_url: public_url?,
+        cache,
+        stale_if_error,
+        not_found_ttl,
+        registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
+        clients,
+        log,
+    })
+}
+
+fn read_server(
+    server: Section<'_>,
+    admin: Section<'_>,
+    limits: Section<'_>,
+) -> (ServerSettings, Option<url::Url>, bool) {
+    let address = |text: &str| {
+        text.parse::<SocketAddr>()
+            .map_err(|_| format!("`{text}` is no address; write it as `127.0.0.1:5000` or `[::]:5000`"))
+    };
+    let listen = server.list("listen", address).map(|found| found.into_iter().map(|found| found.value).collect());
+    let listen: Vec<SocketAddr> = listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 5000))]);
+    let admin_listen = admin.read("listen", address).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5001)));
+    let ping = server.read("ping", |text| match text {
+        "auto" => Ok(PingMode::Auto),
+        "open" => Ok(PingMode::Open),
+        "challenge" => Ok(PingMode::Challenge),
+        _ => Err("it is \"auto\", \"open\" or \"challenge\"".to_owned()),
+    });
+    let tls = server.table("tls", "[server.tls]").and_then(read_tls);
+    let scheme = if tls.is_some() { "https" } else { "http" };
+    let port = listen.first().map_or(5000, SocketAddr::port);
+    let public_url = server.read("public_url", |text| match text.parse::<url::Url>() {
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        _ => Err(format!("`{text}` is no URL; write it as `https://proxy.example.com`")),
+    });
+    let public_url = public_url.or_else(|| format!("{scheme}://localhost:{port}").parse().ok());
+    let expose_private = server.flag("expose_private").is_some_and(|flag| flag.value);
+    let default = ServerLimits::default();
+    let time = |key| limits.read(key, units::duration);
+    let number = |key| limits.read(key, |text| text.parse::<usize>().map_err(|_| format!("`{text}` is no number")));
+    let bytes = |key| {
+        limits.read(key, |text| units::size(text).and_then(|n| usize::try_from(n).map_err(|_| "too large".to_owned())))
+    };
+    let read = ServerLimits {
+        header_timeout: time("header_timeout").unwrap_or(default.header_timeout),
+        max_headers: number("max_headers").unwrap_or(default.max_headers),
+        max_header_bytes: bytes("max_header_bytes").unwrap_or(default.max_header_bytes),
+        max_uri_bytes: bytes("max_uri_bytes").unwrap_or(default.max_uri_bytes),
+        tls_handshake_timeout: time("tls_handshake_timeout").unwrap_or(default.tls_handshake_timeout),
+        write_stall_timeout: time("write_stall_timeout").unwrap_or(default.write_stall_timeout),
+        max_connections: number("max_connections").unwrap_or(default.max_connections),
+        max_connections_per_client: number("max_connections_per_client").unwrap_or(default.max_connections_per_client),
+        max_streams: limits
+            .read("max_streams", |text| text.parse().map_err(|_| format!("`{text}` is no number")))
+            .unwrap_or(default.max_streams),
+        drain_timeout: time("drain_timeout").unwrap_or(default.drain_timeout),
+    };
+    limits.also_knows(["max_fills", "max_blob_size", "upstream_idle_timeout"]);
+    for section in [server, admin, limits] {
+        section.finish(|_| None);
+    }
+    let settings = ServerSettings { listen, admin_listen, tls, ping: ping.unwrap_or_default(), limits: read };
+    (settings, public_url, expose_private)
+}
+
+fn read_tls(section: Section<'_>) -> Option<TlsSettings> {
+    let readable = |text: &str| match std::fs::metadata(text) {
+        Ok(metadata) if metadata.is_file() => Ok(PathBuf::from(text)),
+        Ok(_) => Err(format!("{text} is no file")),
+        Err(error) => Err(format!("{text} cannot be read: {error}")),
+    };
+    let (certificate, key) = (section.read("certificate", readable), section.read("key", readable));
+    let client_ca = section.read("client_ca", readable);
+    for name in ["certificate", "key"] {
+        if section.text(name).is_none() {
+            section.problems.add(&section.place, format!("[server.tls] needs a `{name}`"), None);
+        }
+    }
+    section.finish(|_| None);
+    Some(TlsSettings { certificate: certificate?, key: key?, client_ca })
+}
+
+fn read_cache(cache: Section<'_>, limits: &Section<'_>) -> CacheSettings {
+    let count = |text: &str| {
+        text.parse::<usize>().ok().filter(|n| *n > 0).ok_or_else(|| format!("`{text}` is no positive number"))
+    };
+    let settings = CacheSettings {
+        dir: cache.text("dir").map_or_else(|| "cache".into(), |found| found.value.into()),
+        max_size: cache.read("max_size", units::size).unwrap_or(100 << 30),
+        min_free: cache.read("min_free", units::min_free).unwrap_or(MinFree::Percent(5.0)),
+        durability: cache
+            .read("durability", |text| match text {
+                "sync" => Ok(Durability::Sync),
+                "lazy" => Ok(Durability::Lazy),
+                _ => Err("it is \"sync\" or \"lazy\"".to_owned()),
+            })
+            .unwrap_or_default(),
+        max_fills: limits.read("max_fills", count).unwrap_or(256),
+        max_blob_size: limits.read("max_blob_size", units::size).unwrap_or(64 << 30),
+        idle_timeout: limits.read("upstream_idle_timeout", units::duration).unwrap_or(Duration::from_secs(30)),
+    };
+    cache.finish(|_| None);
+    settings
+}
+
+fn read_log(log: Section<'_>) -> LogSettings {
+    let default = LogSettings::default();
+    let settings = LogSettings {
+        level: log.text("level").map_or(default.level, |found| found.value),
+        format: log
+            .read("format", |text| match text {
+                "text" => Ok(LogFormat::Text),
+                "json" => Ok(LogFormat::Json),
+                _ => Err("it is \"text\" or \"json\"".to_owned()),
+            })
+            .unwrap_or_default(),
+    };
+    log.finish(|_| None);
+    settings
+}
+
+fn read_registries<'a>(
+    sections: Vec<Section<'a>>,
+    environment: &'a Environment,
+    problems: &Problems,
+    tag_ttl: Duration,
+) -> Option<Vec<Parsed>> {
+    if sections.is_empty() {
+        return implied(environment, tag_ttl);
+    }
+    let sources = Sources { environment };
+    let mut registries: Vec<Parsed> = Vec::new();
+    for section in sections {
+        let Some(parsed) = registry::read(section, &sources, tag_ttl) else { continue };
+        for earlier in &registries {
+            let (new, old) = (&parsed.registry, &earlier.registry);
+            if new.name == old.name {
+                let message = format!(
+                    "there is a registry `{}` already: names differ in more than case and punctuation",
+                    old.name
+                );
+                problems.add(&parsed.name_place, message, None);
+            }
+            if let (Some(place), true) = (&parsed.default_place, old.is_default) {
+                problems.add(
+                    place,
+                    format!("registry `{}` is the default already", old.name),
+                    "only one registry can be it".to_owned(),
+                );
+            }
+            if let Some(host) = new.hosts.iter().find(|host| old.hosts.contains(host)) {
+                problems.add(
+                    &parsed.name_place,
+                    format!("the virtual host {host} belongs to registry `{}` already", old.name),
+                    None,
+                );
+            }
+        }
+        registries.push(parsed);
+    }
+    if !registries.iter().any(|parsed| parsed.registry.is_default)
+        && let Some(hub) = registries.iter_mut().find(|parsed| parsed.registry.kind == Kind::DockerHub)
+    {
+        hub.registry.is_default = true;
+    }
+    Some(registries)
+}
+
+/// Docker Hub, anonymous.
+fn implied(environment: &Environment, tag_ttl: Duration) -> Option<Vec<Parsed>> {
+    let problems = Problems::of(None);
+    let document = DeTable::parse(IMPLIED).ok()?;
+    let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
+    let root = Section::new("the defaults", Some(&root), environment, &problems);
+    let sources = Sources { environment };
+    Some(root.tables("registry").into_iter().filter_map(|section| registry::read(section, &sources, tag_ttl)).collect())
+}
+
+fn read_clients(sections: Vec<Section<'_>>, registries: &[&Registry], problems: &Problems) -> Vec<Client> {
+    let mut clients: Vec<Client> = Vec::new();
+    for section in sections {
+        let Some((client, place)) = client::read(section, registries) else { continue };
+        if clients.iter().any(|earlier| earlier.name == client.name) {
+            problems.add(&place, format!("there is a client `{}` already", client.name), None);
+        }
+        clients.push(client);
+    }
+    clients
+}
+
+/// A stored credential must not be open to a network by oversight.
+fn check_exposure(registries: &[Parsed], problems: &Problems) {
+    for parsed in registries {
+        let registry = &parsed.registry;
+        if registry.access == AccessMode::Anyone && !registry.credential.is_anonymous() {
+            problems.add(
+                &parsed.access_place,
+                format!(
+                    "registry `{}` has a credential and is open to anyone, and the listener is not on loopback: everybody who reaches it \
+                     could read what the credential reads",
+                    registry.name
+                ),
+                "add [[client]] entries and `access = \"grants\"`, or write `expose_private = true` in [server] if that is meant".to_owned(),
+            );
+        }
+    }
+}

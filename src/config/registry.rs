@@ -1,0 +1,221 @@
+//! `[[registry]]`: one named registry connection.
+
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::problem::{Place, nearest};
+use super::secret::Sources;
+use super::section::{Found, Section};
+use super::units;
+use crate::registry::{
+    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, Origin, Registry, RegistryName, Scheme, Value,
+};
+
+/// Keys that every kind has.
+const COMMON: &[&str] = &[
+    "name",
+    "kind",
+    "default",
+    "access",
+    "hosts",
+    "endpoints",
+    "ca",
+    "insecure",
+    "allow_private",
+    "token_realms",
+    "redirect_origins",
+    "max_connections",
+    "tag_ttl",
+    "allow_plaintext",
+];
+
+/// A registry of the file, and the places that later checks speak of.
+pub(super) struct Parsed {
+    pub(super) registry: Registry,
+    pub(super) name_place: Place,
+    pub(super) default_place: Option<Place>,
+    pub(super) access_place: Place,
+}
+
+/// Reads one `[[registry]]`; `None` when too little of it is right.
+pub(super) fn read(section: Section<'_>, sources: &Sources<'_>, tag_ttl: Duration) -> Option<Parsed> {
+    let problems = section.problems;
+    let name = required(&section, "name", |text| text.parse::<RegistryName>().map_err(|error| error.to_string()));
+    let kind = required(&section, "kind", |text| {
+        text.parse::<Kind>().map_err(|()| {
+            let all: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
+            match nearest(text, all.iter().copied()) {
+                Some(near) => format!("there is no kind `{text}`; did you mean `{near}`?"),
+                None => format!("there is no kind `{text}`; the kinds are {}", all.join(", ")),
+            }
+        })
+    });
+    let Some(kind) = kind else {
+        // Without a kind nobody knows which keys there should be.
+        return None;
+    };
+    let owner = name.as_ref().map_or_else(|| "this registry".to_owned(), |name| format!("registry `{name}`"));
+
+    let plain_allowed = kind == Kind::Generic && section.flag("allow_plaintext").is_some_and(|flag| flag.value);
+    let mut form = Form::new(kind);
+    let mut complete = true;
+    for field in kind.fields() {
+        let value = match field.kind {
+            FieldKind::Text => section.text(field.name).map(|found| Value::Text(found.value)),
+            FieldKind::Secret => {
+                let given = section.value(field.name).is_some();
+                let secret = sources.take(&section, &owner, field.name, plain_allowed);
+                complete &= given == secret.is_some();
+                secret.map(Value::Secret)
+            }
+        };
+        if let Some(value) = value {
+            // The field is one of this kind's own.
+            let _ = form.set(field.name, value);
+        }
+    }
+    // A secret that could not be taken has been told of; what follows from
+    // its absence need not be.
+    let connection = match form.connect() {
+        Ok(connection) => Some(connection),
+        Err(_) if !complete => None,
+        Err(error) => {
+            problems.add(&section.place_of(error.field), format!("{owner}: {}", error.message), None);
+            None
+        }
+    };
+
+    let insecure = section.flag("insecure").is_some_and(|flag| flag.value);
+    let origins = |key| section.list(key, parse::<Origin>).unwrap_or_default();
+    let (endpoints, token_realms, redirect_origins) =
+        (origins("endpoints"), origins("token_realms"), origins("redirect_origins"));
+    let allow_private = values(section.list("allow_private", network).unwrap_or_default());
+    let hosts = section.list("hosts", parse::<HostPort>).unwrap_or_default();
+    let access = section.text("access");
+    let access_place = section.place_of("access");
+    let default = section.flag("default").filter(|flag| flag.value);
+    let ca_pem =
+        section.read("ca", |path| std::fs::read(path).map_err(|error| format!("{path} cannot be read: {error}")));
+    let max_connections = section.read("max_connections", positive).unwrap_or(16);
+    let tag_ttl = section.read("tag_ttl", units::duration).unwrap_or(tag_ttl);
+    let name_place = section.place_of("name");
+    let url_place = section.place_of("url");
+    for (key, issue) in [("proxy", "outbound proxies"), ("quota", "quotas")] {
+        if let Some(found) = section.value(key) {
+            problems.add(
+                &found.place,
+                format!("{owner}: {issue} are not supported by this version"),
+                format!("remove `{key}`"),
+            );
+        }
+    }
+    section.also_knows(COMMON.iter().copied());
+    section.finish(|key| explain_field(kind, key));
+
+    let connection = connection?;
+    let access = match access.as_ref().map(|found| found.value.as_str()) {
+        Some("anyone") => AccessMode::Anyone,
+        Some("grants") => AccessMode::Grants,
+        None if connection.credential.is_anonymous() => AccessMode::Anyone,
+        None => AccessMode::Grants,
+        Some(_) => {
+            problems.add(&access_place, format!("{owner}: `access` is \"anyone\" or \"grants\""), None);
+            return None;
+        }
+    };
+    let check = |origin: &Origin, place: &Place| {
+        check_origin(origin, insecure, &allow_private, |message, help| {
+            problems.add(place, format!("{owner}: {message}"), help);
+        })
+    };
+    check(&connection.origin, &url_place);
+    for endpoint in &endpoints {
+        check(&endpoint.value, &endpoint.place);
+    }
+    let registry = Registry {
+        name: name?,
+        kind,
+        origin: connection.origin,
+        endpoints: values(endpoints),
+        image_hosts: connection.image_hosts,
+        prefix: connection.prefix,
+        known_realms: connection.known_realms,
+        credential: connection.credential,
+        access,
+        is_default: default.is_some(),
+        hosts: values(hosts),
+        egress: EgressSettings {
+            insecure,
+            allow_private,
+            token_realms: values(token_realms),
+            redirect_origins: values(redirect_origins),
+            ca_pem: ca_pem.map(Arc::from),
+            max_connections,
+        },
+        tag_ttl,
+    };
+    Some(Parsed { registry, name_place, default_place: default.map(|flag| flag.place), access_place })
+}
+
+fn required<T>(section: &Section<'_>, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+    if section.text(key).is_none() && section.value(key).is_none() {
+        section.problems.add(&section.place, format!("{} needs a `{key}`", section.title), None);
+        return None;
+    }
+    section.read(key, parse)
+}
+
+/// What an origin needs that the registry does not say.
+fn check_origin(origin: &Origin, insecure: bool, allow_private: &[IpNet], report: impl Fn(String, Option<String>)) {
+    if origin.scheme() == Scheme::Http && !insecure {
+        report(
+            format!("{origin} is plain HTTP"),
+            Some("use https, or add `insecure = true`, which allows plain HTTP to this origin only".to_owned()),
+        );
+    }
+    let literal = origin.host().trim_matches(['[', ']']).parse::<IpAddr>();
+    if let Ok(address) = literal
+        && !crate::upstream::is_public(address)
+        && !allow_private.iter().any(|network| network.contains(&address))
+    {
+        let bits = if address.is_ipv4() { 32 } else { 128 };
+        report(
+            format!("{origin} is not a public address"),
+            Some(format!("to allow it, add `allow_private = [\"{address}/{bits}\"]`")),
+        );
+    }
+}
+
+fn explain_field(kind: Kind, key: &str) -> Option<String> {
+    let others: Vec<&str> = Kind::ALL
+        .into_iter()
+        .filter(|other| *other != kind && other.fields().iter().any(|field| field.name == key))
+        .map(Kind::as_str)
+        .collect();
+    if others.is_empty() {
+        return None;
+    }
+    let own: Vec<&str> = kind.fields().iter().map(|field| field.name).collect();
+    Some(format!("that is a field of kind {}; the fields of `{kind}` are {}", others.join(", "), own.join(", ")))
+}
+
+fn parse<T: FromStr<Err: ToString>>(text: &str) -> Result<T, String> {
+    text.parse().map_err(|error: T::Err| error.to_string())
+}
+
+fn network(text: &str) -> Result<IpNet, String> {
+    let single = || text.parse::<IpAddr>().map(IpNet::from);
+    text.parse::<IpNet>().or_else(|_| single()).map_err(|_| format!("`{text}` is no network; write it as `10.0.0.0/8`"))
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("`{text}` is no positive number"))
+}
+
+fn values<T>(found: Vec<Found<T>>) -> Vec<T> {
+    found.into_iter().map(|found| found.value).collect()
+}

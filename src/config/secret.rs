@@ -1,0 +1,129 @@
+//! Where a secret comes from. The configuration names a source, never the
+//! secret; no message and no rendered line shows one.
+
+use toml::de::DeValue;
+
+use super::problem::Place;
+use super::section::{Environment, Found, Section};
+use crate::registry::Secret;
+
+/// Where to take secrets from.
+pub(super) struct Sources<'a> {
+    pub(super) environment: &'a Environment,
+}
+
+impl Sources<'_> {
+    /// Takes the secret of `key` from its source. `plain_allowed`: a secret in
+    /// clear is accepted.
+    pub(super) fn take(
+        &self,
+        section: &Section<'_>,
+        owner: &str,
+        key: &'static str,
+        plain_allowed: bool,
+    ) -> Option<Secret> {
+        let Found { value, place } = section.value(key)?;
+        let problems = section.problems;
+        let table = match value {
+            DeValue::Table(table) => table,
+            DeValue::String(text) if plain_allowed => return Some(Secret::new(text.to_string())),
+            _ => {
+                let Place::Span(span) = place else { return None };
+                problems.add(
+                    &Place::Hidden(span),
+                    format!("{owner}: `{key}` is a secret and must not stand in the file"),
+                    format!(
+                        "name its source: `{key} = {{ env = \"NAME\" }}` or `{key} = {{ file = \"/run/secrets/name\" }}`; a kind = \"generic\" \
+                         registry for development may say `allow_plaintext = true`"
+                    ),
+                );
+                return None;
+            }
+        };
+        let mut entries = table.iter();
+        let (Some((source, argument)), None) = (entries.next(), entries.next()) else {
+            problems.add(
+                &place,
+                format!("{owner}: `{key}` needs one source"),
+                format!("for example `{key} = {{ env = \"NAME\" }}`"),
+            );
+            return None;
+        };
+        let source: &str = source.get_ref();
+        let argument_text = argument.get_ref().as_str();
+        match (source, argument_text) {
+            ("env", Some(name)) => self.in_environment(section, owner, key, name, &place),
+            ("file", Some(path)) => in_file(section, owner, key, path, &place),
+            ("env" | "file", None) => {
+                problems.add(&place, format!("{owner}: the {source} of `{key}` has to be text"), None);
+                None
+            }
+            ("stored" | "helper" | "docker_config", _) => {
+                let message = format!("{owner}: the source `{source}` of `{key}` is not supported by this version");
+                problems.add(&place, message, "use `env` or `file`".to_owned());
+                None
+            }
+            _ => {
+                problems.add(
+                    &place,
+                    format!("{owner}: `{source}` is no source of secrets"),
+                    "use `env` or `file`".to_owned(),
+                );
+                None
+            }
+        }
+    }
+
+    fn in_environment(
+        &self,
+        section: &Section<'_>,
+        owner: &str,
+        key: &str,
+        name: &str,
+        place: &Place,
+    ) -> Option<Secret> {
+        match self.environment.get(name).map(|value| trimmed(value)) {
+            Some(value) if !value.is_empty() => Some(Secret::new(value.to_owned())),
+            found => {
+                let state = if found.is_some() { "empty" } else { "not set" };
+                let message =
+                    format!("{owner}: the environment variable {name}, which `{key}` is taken from, is {state}");
+                section.problems.add(place, message, format!("set {name} before starting, or name another source"));
+                None
+            }
+        }
+    }
+}
+
+fn in_file(section: &Section<'_>, owner: &str, key: &str, path: &str, place: &Place) -> Option<Secret> {
+    let problem = |what: String| {
+        let message = format!("{owner}: the file {path}, which `{key}` is taken from, {what}");
+        section.problems.add(place, message, "check the path and its permissions, or name another source".to_owned());
+        None
+    };
+    match std::fs::read_to_string(path) {
+        Ok(text) if trimmed(&text).is_empty() => problem("is empty".to_owned()),
+        Ok(text) => Some(Secret::new(trimmed(&text).to_owned())),
+        Err(error) => problem(format!("cannot be read: {error}")),
+    }
+}
+
+/// Editors and `echo` end a file with a newline that is not part of the
+/// secret; all else, inner newlines of a JSON key too, is kept byte for byte.
+fn trimmed(text: &str) -> &str {
+    let text = text.strip_suffix('\n').unwrap_or(text);
+    text.strip_suffix('\r').unwrap_or(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::trimmed;
+
+    #[test]
+    fn only_the_final_newline_is_no_part_of_a_secret() {
+        assert_eq!(trimmed("token\n"), "token");
+        assert_eq!(trimmed("token\r\n"), "token");
+        assert_eq!(trimmed("{\n \"a\": 1\n}\n\n"), "{\n \"a\": 1\n}\n");
+        assert_eq!(trimmed(" p w "), " p w ");
+    }
+}
