@@ -1,3 +1,3 @@
 //! The parts that tests are built from.
 
-pub mod real;
+pub(crate) mod real;

@@ -10,7 +10,7 @@ use super::process::{Daemon, Outcome, bounded, state_dir};
 
 /// containerd with its own root, state and socket.
 #[derive(Debug)]
-pub struct Containerd {
+pub(crate) struct Containerd {
     // Dropped before the directory it writes to.
     _daemon: Daemon,
     socket: PathBuf,
@@ -23,7 +23,7 @@ const SNAPSHOTTER: &str = "--snapshotter=native";
 
 impl Containerd {
     /// Starts one.
-    pub fn start() -> Self {
+    pub(crate) fn start() -> Self {
         let dir = state_dir();
         let path = |name: &str| dir.path().join(name);
         let socket = path("containerd.sock");
@@ -48,7 +48,7 @@ impl Containerd {
 
     /// Writes the `hosts.toml` of `host`: its images are asked of `mirror`
     /// only, with `?ns=HOST`.
-    pub fn mirror(&self, host: &str, mirror: &str) {
+    pub(crate) fn mirror(&self, host: &str, mirror: &str) {
         let dir = self.hosts_dir().join(host);
         fs::create_dir_all(&dir).unwrap();
         // `server` is where containerd turns last; without it, it would ask
@@ -62,13 +62,13 @@ impl Containerd {
     }
 
     /// `ctr ARGS…`.
-    pub fn ctr(&self, args: &[&str]) -> Outcome {
+    pub(crate) fn ctr(&self, args: &[&str]) -> Outcome {
         let mut command = bounded("ctr", self.dir.path());
         Outcome::of(command.arg("--address").arg(&self.socket).args(args))
     }
 
     /// `ctr images pull` by the `hosts.toml` files, with `more` arguments.
-    pub fn pull(&self, image: &str, more: &[&str]) -> Outcome {
+    pub(crate) fn pull(&self, image: &str, more: &[&str]) -> Outcome {
         let hosts = self.hosts_dir().display().to_string();
         let mut args = vec!["images", "pull", SNAPSHOTTER, "--hosts-dir", &hosts];
         args.extend(more);
@@ -77,20 +77,20 @@ impl Containerd {
     }
 
     /// What a container of `image` prints.
-    pub fn run(&self, image: &str) -> String {
+    pub(crate) fn run(&self, image: &str) -> String {
         // The name is unique on the machine: cgroups are named after it.
         let name = format!("transship-{}", self.dir.path().file_name().unwrap().display());
         self.ctr(&["run", "--rm", SNAPSHOTTER, image, &name]).expect_ok().text()
     }
 
     /// The digests of everything in its content store.
-    pub fn content(&self) -> Vec<String> {
+    pub(crate) fn content(&self) -> Vec<String> {
         let listed = self.ctr(&["content", "ls", "--quiet"]).expect_ok().text();
         listed.lines().map(str::to_owned).collect()
     }
 
     /// The bytes stored under `digest`.
-    pub fn bytes(&self, digest: &str) -> Vec<u8> {
+    pub(crate) fn bytes(&self, digest: &str) -> Vec<u8> {
         self.ctr(&["content", "get", digest]).expect_ok().stdout
     }
 

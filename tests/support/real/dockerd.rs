@@ -10,7 +10,7 @@ use super::process::{Daemon, Outcome, bounded, state_dir};
 
 /// A daemon with its own data, its own containerd and its own socket.
 #[derive(Debug)]
-pub struct Docker {
+pub(crate) struct Docker {
     // Dropped before the directory it writes to.
     _daemon: Daemon,
     socket: PathBuf,
@@ -23,7 +23,7 @@ impl Docker {
     /// The command line only keeps it apart from any other daemon on the
     /// machine: where its state is, and that it makes no bridge and writes no
     /// firewall rules. Nothing on it concerns registries.
-    pub fn start(settings: &Value) -> Self {
+    pub(crate) fn start(settings: &Value) -> Self {
         let dir = state_dir();
         let path = |name: &str| dir.path().join(name);
         std::fs::write(path("daemon.json"), settings.to_string()).unwrap();
@@ -41,32 +41,32 @@ impl Docker {
     }
 
     /// `docker ARGS…`, by a user who never logged in anywhere.
-    pub fn docker(&self, args: &[&str]) -> Outcome {
+    pub(crate) fn docker(&self, args: &[&str]) -> Outcome {
         let mut command = bounded("docker", self.dir.path());
         command.arg("--host").arg(format!("unix://{}", self.socket.display())).args(args);
         Outcome::of(&mut command)
     }
 
     /// `docker pull IMAGE`.
-    pub fn pull(&self, image: &str) -> Outcome {
+    pub(crate) fn pull(&self, image: &str) -> Outcome {
         self.docker(&["pull", image])
     }
 
     /// What a container of `image` prints.
-    pub fn run(&self, image: &str) -> String {
+    pub(crate) fn run(&self, image: &str) -> String {
         // Never pulled here: what runs is what was pulled before.
         self.docker(&["run", "--rm", "--pull=never", "--network=none", image]).expect_ok().text()
     }
 
     /// Removes `image`, so that the next pull asks for all of it again.
-    pub fn remove(&self, image: &str) {
+    pub(crate) fn remove(&self, image: &str) {
         self.docker(&["image", "rm", "--force", image]).expect_ok();
         let left = self.docker(&["image", "ls", "--all", "--quiet"]).expect_ok().text();
         assert_eq!(left, "", "the daemon still has layers");
     }
 
     /// The manifest digest under which the daemon stored `image`.
-    pub fn digest(&self, image: &str) -> String {
+    pub(crate) fn digest(&self, image: &str) -> String {
         let format = "--format={{index .RepoDigests 0}}";
         let stored = self.docker(&["image", "inspect", format, image]).expect_ok().text();
         stored.split_once('@').expect("a repository digest").1.to_owned()

@@ -12,52 +12,52 @@ use sha2::{Digest as _, Sha256};
 use tar::{Builder, EntryType, Header};
 
 /// What a container of [`app`] prints when it is run without a command.
-pub const GREETING: &str = "hello from a layer";
+pub(crate) const GREETING: &str = "hello from a layer";
 
 /// The size of the layer that is large enough to arrive in many pieces.
 const LARGE: usize = 3 * 1024 * 1024;
 
 /// A layer or a config.
 #[derive(Clone, Debug)]
-pub struct Blob {
+pub(crate) struct Blob {
     /// `sha256:…` of `bytes`.
-    pub digest: String,
+    pub(crate) digest: String,
     /// What it is.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// A manifest or an index, as bytes that are not to change on their way.
 #[derive(Clone, Debug)]
-pub struct Document {
+pub(crate) struct Document {
     /// Its media type.
-    pub media_type: &'static str,
+    pub(crate) media_type: &'static str,
     /// `sha256:…` of `bytes`.
-    pub digest: String,
+    pub(crate) digest: String,
     /// What it is.
-    pub bytes: Vec<u8>,
+    pub(crate) bytes: Vec<u8>,
 }
 
 /// An image for one platform.
 #[derive(Clone, Debug)]
-pub struct Image {
+pub(crate) struct Image {
     /// Its manifest.
-    pub manifest: Document,
+    pub(crate) manifest: Document,
     /// Its config and its layers.
-    pub blobs: Vec<Blob>,
+    pub(crate) blobs: Vec<Blob>,
 }
 
 /// Images for several platforms under one name.
 #[derive(Clone, Debug)]
-pub struct Index {
+pub(crate) struct Index {
     /// The index itself.
-    pub document: Document,
+    pub(crate) document: Document,
     /// The image for this machine first, then the one for another.
-    pub images: Vec<Image>,
+    pub(crate) images: Vec<Image>,
 }
 
 /// The two families of media types that are in use.
 #[derive(Clone, Copy, Debug)]
-pub enum Flavour {
+pub(crate) enum Flavour {
     /// Docker's image manifest, version 2 schema 2.
     Docker,
     /// OCI's.
@@ -95,13 +95,13 @@ impl Flavour {
 }
 
 /// A runnable image of three layers; a container of it prints [`GREETING`].
-pub fn app(flavour: Flavour) -> Image {
+pub(crate) fn app(flavour: Flavour) -> Image {
     let layers = [busybox_layer(), large_layer(), file_layer("etc/greeting", GREETING)];
     image(flavour, this_architecture(), &layers)
 }
 
 /// [`app`] for this machine, and an image for another that nothing here runs.
-pub fn multi_architecture(flavour: Flavour) -> Index {
+pub(crate) fn multi_architecture(flavour: Flavour) -> Index {
     let here = this_architecture();
     let elsewhere = if here == "arm64" { "amd64" } else { "arm64" };
     let dummy = image(flavour, elsewhere, &[file_layer("etc/greeting", "from another world")]);
@@ -120,7 +120,7 @@ pub fn multi_architecture(flavour: Flavour) -> Index {
 }
 
 /// The digest of `bytes` as registries write it.
-pub fn digest_of(bytes: &[u8]) -> String {
+pub(crate) fn digest_of(bytes: &[u8]) -> String {
     format!("sha256:{}", hex::encode(Sha256::digest(bytes)))
 }
 

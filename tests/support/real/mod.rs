@@ -15,36 +15,36 @@
 //! loopback or a Unix socket, sees no environment but the one given here, and
 //! ends with the value that started it.
 
-pub mod containerd;
-pub mod dockerd;
-pub mod images;
-pub mod podman;
-pub mod process;
-pub mod push;
-pub mod registry;
-pub mod skopeo;
-pub mod token;
-pub mod token_server;
+pub(crate) mod containerd;
+pub(crate) mod dockerd;
+pub(crate) mod images;
+pub(crate) mod podman;
+pub(crate) mod process;
+pub(crate) mod push;
+pub(crate) mod registry;
+pub(crate) mod skopeo;
+pub(crate) mod token;
+pub(crate) mod token_server;
 
+use std::io::Write as _;
 use std::path::Path;
 use std::process::Command;
 use std::sync::OnceLock;
 
-/// Whether the real parts can be used by this test.
+/// Whether this test can use the real parts.
 ///
 /// Installs what is missing, once. Without root or apt they cannot be
 /// installed and daemons cannot be started: the test should then return, and
-/// what it left out is said on stderr. With both, a part that does not install
-/// is a failure, never a silent skip.
-pub fn available(test: &str) -> bool {
+/// that it was left out is said on stderr. With both, a part that does not
+/// install is a failure, never a silent skip.
+pub(crate) fn available() -> bool {
     static REASON: OnceLock<Option<&'static str>> = OnceLock::new();
-    match REASON.get_or_init(install) {
-        None => true,
-        Some(reason) => {
-            eprintln!("SKIPPED {test}: real clients need {reason}");
-            false
-        }
-    }
+    let Some(reason) = REASON.get_or_init(install) else { return true };
+    let current = std::thread::current();
+    let test = current.name().unwrap_or("a test");
+    // Not `eprintln`, which is captured and shown only when a test fails.
+    let _ = writeln!(std::io::stderr(), "SKIPPED {test}: the real clients need {reason}");
+    false
 }
 
 /// Runs the installer; `Some(reason)` when this machine cannot have the parts.

@@ -9,13 +9,13 @@ use super::process::{Outcome, bounded, state_dir};
 
 /// podman with its own images, containers and configuration.
 #[derive(Debug)]
-pub struct Podman {
+pub(crate) struct Podman {
     dir: TempDir,
 }
 
 impl Podman {
     /// Sets one up whose `registries.conf` is `registries`.
-    pub fn new(registries: &str) -> Self {
+    pub(crate) fn new(registries: &str) -> Self {
         let dir = state_dir();
         let path = |name: &str| dir.path().join(name);
         fs::write(path("registries.conf"), registries).unwrap();
@@ -39,7 +39,7 @@ impl Podman {
     }
 
     /// `podman ARGS…`.
-    pub fn podman(&self, args: &[&str]) -> Outcome {
+    pub(crate) fn podman(&self, args: &[&str]) -> Outcome {
         let mut command = bounded("podman", self.dir.path());
         command.env("CONTAINERS_REGISTRIES_CONF", self.path("registries.conf"));
         command.env("CONTAINERS_CONF", self.path("containers.conf"));
@@ -50,18 +50,18 @@ impl Podman {
     }
 
     /// `podman pull IMAGE`.
-    pub fn pull(&self, image: &str) -> Outcome {
+    pub(crate) fn pull(&self, image: &str) -> Outcome {
         self.podman(&["pull", image])
     }
 
     /// What a container of `image` prints.
-    pub fn run(&self, image: &str) -> String {
+    pub(crate) fn run(&self, image: &str) -> String {
         // Never pulled here: what runs is what was pulled before.
         self.podman(&["run", "--rm", "--pull=never", "--network=none", image]).expect_ok().text()
     }
 
     /// The manifest digest under which `image` is stored.
-    pub fn digest(&self, image: &str) -> String {
+    pub(crate) fn digest(&self, image: &str) -> String {
         self.podman(&["image", "inspect", "--format={{.Digest}}", image]).expect_ok().text()
     }
 

@@ -28,13 +28,13 @@ const COMMAND_SECONDS: &str = "120";
 
 /// A directory for a daemon's state. Not where `TMPDIR` may point: the path of
 /// a Unix socket has to stay short.
-pub fn state_dir() -> TempDir {
+pub(crate) fn state_dir() -> TempDir {
     tempfile::Builder::new().prefix("transship-").tempdir_in("/tmp").unwrap()
 }
 
 /// A command that finds the distribution's programs and nothing of the
 /// caller's: no proxies, no stored logins, no configuration.
-pub fn command(program: &str, home: &Path) -> Command {
+pub(crate) fn command(program: &str, home: &Path) -> Command {
     let mut command = Command::new(program);
     isolate(&mut command, home);
     command
@@ -42,7 +42,7 @@ pub fn command(program: &str, home: &Path) -> Command {
 
 /// As [`command`], but killed when it hangs, so that a stuck client is a
 /// failed test and not a stuck suite.
-pub fn bounded(program: &str, home: &Path) -> Command {
+pub(crate) fn bounded(program: &str, home: &Path) -> Command {
     let mut command = Command::new("timeout");
     isolate(&mut command, home);
     command.args(["--kill-after=5", COMMAND_SECONDS, program]);
@@ -55,20 +55,20 @@ fn isolate(command: &mut Command, home: &Path) {
 
 /// What a finished command said and whether it was content.
 #[derive(Debug)]
-pub struct Outcome {
+pub(crate) struct Outcome {
     /// The command line, for messages.
-    pub line: String,
+    pub(crate) line: String,
     /// Whether it exited with 0.
-    pub ok: bool,
+    pub(crate) ok: bool,
     /// Its standard output, byte for byte.
-    pub stdout: Vec<u8>,
+    pub(crate) stdout: Vec<u8>,
     /// Its standard error.
-    pub stderr: String,
+    pub(crate) stderr: String,
 }
 
 impl Outcome {
     /// Runs `command` to its end.
-    pub fn of(command: &mut Command) -> Self {
+    pub(crate) fn of(command: &mut Command) -> Self {
         let line = format!("{command:?}");
         let Output { status, stdout, stderr } =
             command.output().unwrap_or_else(|error| panic!("{line} does not start: {error}"));
@@ -76,20 +76,20 @@ impl Outcome {
     }
 
     /// Its standard output as text, without the last line end.
-    pub fn text(&self) -> String {
+    pub(crate) fn text(&self) -> String {
         String::from_utf8_lossy(&self.stdout).trim_end().to_owned()
     }
 
     /// Fails the test unless the command succeeded.
     #[track_caller]
-    pub fn expect_ok(self) -> Self {
+    pub(crate) fn expect_ok(self) -> Self {
         assert!(self.ok, "{}\nfailed with: {}{}", self.line, self.text(), self.stderr);
         self
     }
 
     /// Fails the test unless the command failed; what it told its user.
     #[track_caller]
-    pub fn expect_error(self) -> String {
+    pub(crate) fn expect_error(self) -> String {
         assert!(!self.ok, "{}\nshould have failed but said: {}", self.line, self.text());
         format!("{}\n{}", self.text(), self.stderr)
     }
@@ -97,28 +97,29 @@ impl Outcome {
 
 /// A process that runs until this value is dropped.
 #[derive(Debug)]
-pub struct Daemon {
+pub(crate) struct Daemon {
     name: &'static str,
     child: Child,
     log: PathBuf,
 }
 
 impl Daemon {
-    /// Starts `program` with stdout and stderr going to `<dir>/<program>.log`.
-    pub fn start(program: &'static str, dir: &Path, configure: impl FnOnce(&mut Command)) -> Self {
-        let log = dir.join(format!("{program}.log"));
+    /// Starts `program` with stdout and stderr going to its log in `dir`.
+    pub(crate) fn start(program: &'static str, dir: &Path, configure: impl FnOnce(&mut Command)) -> Self {
+        let name = program.rsplit('/').next().unwrap_or(program);
+        let log = dir.join(format!("{name}.log"));
         let out = File::create(&log).unwrap();
         let mut command = command("setpriv", dir);
         command.args(["--pdeathsig", "TERM", program]);
         configure(&mut command);
         command.stdout(out.try_clone().unwrap()).stderr(out);
         let child = command.spawn().unwrap_or_else(|error| panic!("{program} does not start: {error}"));
-        Self { name: program, child, log }
+        Self { name, child, log }
     }
 
     /// Waits until `ready` says yes; fails the test, with the daemon's log,
     /// when it ends or takes too long.
-    pub fn wait_until(&mut self, mut ready: impl FnMut() -> bool) {
+    pub(crate) fn wait_until(&mut self, mut ready: impl FnMut() -> bool) {
         let deadline = Instant::now() + START;
         while !ready() {
             if let Some(status) = self.child.try_wait().unwrap() {
@@ -129,8 +130,13 @@ impl Daemon {
         }
     }
 
+    /// Where it writes to.
+    pub(crate) fn log_path(&self) -> PathBuf {
+        self.log.clone()
+    }
+
     /// All it has written so far.
-    pub fn log(&self) -> String {
+    pub(crate) fn log(&self) -> String {
         String::from_utf8_lossy(&std::fs::read(&self.log).unwrap_or_default()).into_owned()
     }
 }

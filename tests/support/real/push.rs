@@ -11,24 +11,24 @@ use std::time::Duration;
 use super::images::{Blob, Document, Image, Index};
 
 /// Uploads to one repository with one token.
-pub struct Push<'a> {
+pub(crate) struct Push<'a> {
     /// Where the registry listens.
-    pub address: SocketAddr,
+    pub(crate) address: SocketAddr,
     /// The repository.
-    pub repository: &'a str,
+    pub(crate) repository: &'a str,
     /// A token that allows pushing to it.
-    pub token: &'a str,
+    pub(crate) token: &'a str,
 }
 
 impl Push<'_> {
     /// An image with all its blobs, under `reference` (a tag or its digest).
-    pub fn image(&self, image: &Image, reference: &str) {
+    pub(crate) fn image(&self, image: &Image, reference: &str) {
         image.blobs.iter().for_each(|blob| self.blob(blob));
         self.manifest(&image.manifest, reference);
     }
 
     /// An index under the tag `tag`, its images under their digests.
-    pub fn index(&self, index: &Index, tag: &str) {
+    pub(crate) fn index(&self, index: &Index, tag: &str) {
         index.images.iter().for_each(|image| self.image(image, &image.manifest.digest));
         self.manifest(&index.document, tag);
     }
@@ -58,9 +58,9 @@ impl Push<'_> {
 }
 
 /// What the registry answered.
-pub struct Answer {
+pub(crate) struct Answer {
     /// The status code.
-    pub status: u16,
+    pub(crate) status: u16,
     /// Headers and body, as text.
     rest: String,
 }
@@ -75,7 +75,7 @@ impl Answer {
 }
 
 /// One request on a connection of its own; `None` when nobody answers.
-pub fn exchange(address: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Option<Answer> {
+pub(crate) fn exchange(address: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Option<Answer> {
     let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let head = format!(

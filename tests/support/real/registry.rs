@@ -19,18 +19,18 @@ use super::token_server::TokenServer;
 
 /// One line of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct LoggedRequest {
+pub(crate) struct LoggedRequest {
     /// The method.
-    pub method: String,
+    pub(crate) method: String,
     /// The path with its query.
-    pub path: String,
+    pub(crate) path: String,
     /// The status it was answered with.
-    pub status: u16,
+    pub(crate) status: u16,
 }
 
 /// A running registry with token authentication.
 #[derive(Debug)]
-pub struct RealRegistry {
+pub(crate) struct RealRegistry {
     // Dropped before the directory it writes to.
     daemon: Daemon,
     address: SocketAddr,
@@ -39,7 +39,7 @@ pub struct RealRegistry {
 
 impl RealRegistry {
     /// Starts one, empty, that trusts the tokens of `tokens`.
-    pub fn start(tokens: &TokenServer) -> Self {
+    pub(crate) fn start(tokens: &TokenServer) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let address = free_address();
         let bundle = dir.path().join("token.crt");
@@ -55,23 +55,23 @@ impl RealRegistry {
     }
 
     /// Host and port.
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
     /// Scheme, host and port.
-    pub fn origin(&self) -> String {
+    pub(crate) fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// Stores an image.
-    pub fn push_image(&self, tokens: &TokenServer, repository: &str, tag: &str, image: &Image) {
+    pub(crate) fn push_image(&self, tokens: &TokenServer, repository: &str, tag: &str, image: &Image) {
         let token = tokens.push_token(repository);
         Push { address: self.address, repository, token: &token }.image(image, tag);
     }
 
     /// Stores an index with all its images.
-    pub fn push_index(&self, tokens: &TokenServer, repository: &str, tag: &str, index: &Index) {
+    pub(crate) fn push_index(&self, tokens: &TokenServer, repository: &str, tag: &str, index: &Index) {
         let token = tokens.push_token(repository);
         Push { address: self.address, repository, token: &token }.index(index, tag);
     }
@@ -81,7 +81,7 @@ impl RealRegistry {
     /// A line is written after the last byte was sent, so a client can be done
     /// a moment before its line is there: the log is read when it has been
     /// quiet for a while.
-    pub fn requests(&self) -> Vec<LoggedRequest> {
+    pub(crate) fn requests(&self) -> Vec<LoggedRequest> {
         let mut log = self.daemon.log();
         loop {
             std::thread::sleep(Duration::from_millis(300));
@@ -94,14 +94,14 @@ impl RealRegistry {
     }
 
     /// How many `GET`s of the blob `digest` it was asked, whatever it answered.
-    pub fn blob_gets(&self, digest: &str) -> usize {
+    pub(crate) fn blob_gets(&self, digest: &str) -> usize {
         let end = format!("/blobs/{digest}");
         let gets = self.requests().into_iter().filter(|request| request.method == "GET");
         gets.filter(|request| request.path.ends_with(&end)).count()
     }
 
     /// The requests for blobs, in a form that an assertion can show.
-    pub fn blob_requests(&self) -> Vec<String> {
+    pub(crate) fn blob_requests(&self) -> Vec<String> {
         let requests = self.requests().into_iter();
         requests
             .filter(|request| request.path.contains("/blobs/sha256:"))

@@ -11,39 +11,39 @@ use rcgen::{CertificateParams, KeyPair, PKCS_RSA_SHA256, SigningKey as _};
 use serde_json::{Value, json};
 
 /// The `iss` of every token and the issuer that the registry trusts.
-pub const ISSUER: &str = "token server of the tests";
+pub(crate) const ISSUER: &str = "token server of the tests";
 /// The `aud` of every token and the service that the registry is.
-pub const SERVICE: &str = "registry of the tests";
+pub(crate) const SERVICE: &str = "registry of the tests";
 
 /// What a token allows on one repository.
 #[derive(Debug)]
-pub struct Access {
+pub(crate) struct Access {
     repository: String,
     actions: &'static [&'static str],
 }
 
 impl Access {
     /// What `scope` is granted: pulling, whatever else it asks for.
-    pub fn pull(scope: &str) -> Option<Self> {
+    pub(crate) fn pull(scope: &str) -> Option<Self> {
         let (name, actions) = scope.strip_prefix("repository:")?.rsplit_once(':')?;
         let pull = actions.split(',').any(|action| action == "pull");
         pull.then(|| Self { repository: name.to_owned(), actions: &["pull"] })
     }
 
     /// Putting content into `repository`.
-    pub fn push(repository: &str) -> Self {
+    pub(crate) fn push(repository: &str) -> Self {
         Self { repository: repository.to_owned(), actions: &["pull", "push"] }
     }
 
     /// The repository it is for.
-    pub fn repository(&self) -> &str {
+    pub(crate) fn repository(&self) -> &str {
         &self.repository
     }
 }
 
 /// Makes the tokens.
 #[derive(Debug)]
-pub struct Signer {
+pub(crate) struct Signer {
     key: KeyPair,
     certificate_der: Vec<u8>,
     certificate_pem: String,
@@ -52,7 +52,7 @@ pub struct Signer {
 
 impl Signer {
     /// One with a new key, whose tokens live for `lifetime`.
-    pub fn new(lifetime: Duration) -> Self {
+    pub(crate) fn new(lifetime: Duration) -> Self {
         let key = KeyPair::generate_for(&PKCS_RSA_SHA256).unwrap();
         let certificate = CertificateParams::new(Vec::<String>::new()).unwrap().self_signed(&key).unwrap();
         let certificate_der = certificate.der().to_vec();
@@ -60,17 +60,17 @@ impl Signer {
     }
 
     /// The certificate by which tokens are verified.
-    pub fn certificate_pem(&self) -> &str {
+    pub(crate) fn certificate_pem(&self) -> &str {
         &self.certificate_pem
     }
 
     /// How long a token lives.
-    pub fn lifetime(&self) -> Duration {
+    pub(crate) fn lifetime(&self) -> Duration {
         self.lifetime
     }
 
     /// A token that allows `subject` all of `accesses`, from now on.
-    pub fn sign(&self, subject: &str, accesses: &[Access]) -> String {
+    pub(crate) fn sign(&self, subject: &str, accesses: &[Access]) -> String {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         let access: Vec<Value> = accesses
             .iter()

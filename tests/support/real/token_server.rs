@@ -26,24 +26,24 @@ use tokio::sync::oneshot;
 use super::token::{Access, SERVICE, Signer};
 
 /// The account that may pull what is private.
-pub const USERNAME: &str = "robot$puller+1";
+pub(crate) const USERNAME: &str = "robot$puller+1";
 /// Its secret: characters that careless encoding would change.
-pub const SECRET: &str = "s3cret:with/odd+chars=&%41 ü";
+pub(crate) const SECRET: &str = "s3cret:with/odd+chars=&%41 ü";
 
 /// One request that the token server saw.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TokenRequest {
+pub(crate) struct TokenRequest {
     /// The account it named in its Basic credentials, if it had any.
-    pub username: Option<String>,
+    pub(crate) username: Option<String>,
     /// The scopes it asked for, one entry each.
-    pub scopes: Vec<String>,
+    pub(crate) scopes: Vec<String>,
     /// Whether it was given a token.
-    pub granted: bool,
+    pub(crate) granted: bool,
 }
 
 /// A running token server.
 #[derive(Debug)]
-pub struct TokenServer {
+pub(crate) struct TokenServer {
     address: SocketAddr,
     signer: Arc<Signer>,
     requests: Arc<Mutex<Vec<TokenRequest>>>,
@@ -54,7 +54,7 @@ pub struct TokenServer {
 
 impl TokenServer {
     /// Starts one on loopback whose tokens live for `lifetime`.
-    pub fn start(lifetime: Duration) -> Self {
+    pub(crate) fn start(lifetime: Duration) -> Self {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
         listener.set_nonblocking(true).unwrap();
         let address = listener.local_addr().unwrap();
@@ -78,32 +78,32 @@ impl TokenServer {
     }
 
     /// The realm that the registry's challenge names.
-    pub fn realm(&self) -> String {
+    pub(crate) fn realm(&self) -> String {
         format!("{}/token", self.origin())
     }
 
     /// Scheme, host and port.
-    pub fn origin(&self) -> String {
+    pub(crate) fn origin(&self) -> String {
         format!("http://{}", self.address)
     }
 
     /// The certificate by which the registry verifies tokens, as PEM.
-    pub fn certificate_pem(&self) -> &str {
+    pub(crate) fn certificate_pem(&self) -> &str {
         self.signer.certificate_pem()
     }
 
     /// A token for putting content into `repository`, given without asking.
-    pub fn push_token(&self, repository: &str) -> String {
+    pub(crate) fn push_token(&self, repository: &str) -> String {
         self.signer.sign(USERNAME, &[Access::push(repository)])
     }
 
     /// Every request so far, in order.
-    pub fn requests(&self) -> Vec<TokenRequest> {
+    pub(crate) fn requests(&self) -> Vec<TokenRequest> {
         self.requests.lock().unwrap().clone()
     }
 
     /// How many requests asked for pulling from `repository`.
-    pub fn requests_for(&self, repository: &str) -> usize {
+    pub(crate) fn requests_for(&self, repository: &str) -> usize {
         let scope = format!("repository:{repository}:pull");
         self.requests().iter().filter(|request| request.scopes.contains(&scope)).count()
     }
