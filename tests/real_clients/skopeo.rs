@@ -44,6 +44,7 @@ fn skopeo_copies_a_public_image_for_which_the_proxy_holds_no_credential() {
     let (outcome, copy) = Skopeo::new().copy(&format!("{}/public-example/app:1", stage.address()), &[]);
     outcome.expect_ok();
     assert_same(&copy, &stage.app);
+    assert_eq!(stage.tokens.requests_for("public/app"), 1);
     assert!(stage.tokens.requests().iter().all(|request| request.username.is_none()));
 }
 

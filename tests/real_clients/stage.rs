@@ -64,9 +64,8 @@ impl Stage {
         let mut process = Daemon::start(env!("CARGO_BIN_EXE_transship"), self.dir.path(), |command| {
             command.arg("serve").arg("--config").arg(&config).env(PASSWORD, SECRET);
         });
-        let log = process.log_path();
-        process.wait_until(|| listening(&log).is_some());
-        let address = listening(&log).unwrap();
+        process.wait_until(|log| listening(log).is_some());
+        let address = listening(&process.log()).unwrap();
         self.proxy = Some(Proxy { _process: process, address });
     }
 
@@ -130,6 +129,7 @@ namespace = "public"
     #[track_caller]
     pub(super) fn assert_fetched_once(&self, repository: &str, image: &Image) {
         let asked = self.registry.blob_requests();
+        println!("blobs asked of the registry: {asked:#?}\ntokens asked for: {:#?}", self.tokens.requests());
         for blob in &image.blobs {
             let path = format!("GET /v2/{repository}/blobs/{} 200", blob.digest);
             assert_eq!(asked.iter().filter(|&line| *line == path).count(), 1, "{path} in {asked:#?}");
@@ -139,9 +139,8 @@ namespace = "public"
     }
 }
 
-/// The address of the data listener, once the log in `log` tells it.
-fn listening(log: &std::path::Path) -> Option<SocketAddr> {
-    let log = fs::read_to_string(log).ok()?;
+/// The address of the data listener, once the log tells it.
+fn listening(log: &str) -> Option<SocketAddr> {
     log.lines().find_map(|line| {
         let event: serde_json::Value = serde_json::from_str(line).ok()?;
         let data = event["message"] == "listening" && event["listener"] == "data";

@@ -42,7 +42,7 @@ impl Containerd {
         let mut daemon = Daemon::start("containerd", dir.path(), |command| {
             command.arg("--config").arg(path("config.toml"));
         });
-        daemon.wait_until(|| UnixStream::connect(&socket).is_ok());
+        daemon.wait_until(|_| UnixStream::connect(&socket).is_ok());
         Self { _daemon: daemon, socket, dir }
     }
 

@@ -36,7 +36,7 @@ impl Docker {
             command.arg("--host").arg(format!("unix://{}", socket.display()));
             command.args(["--bridge=none", "--iptables=false", "--ip6tables=false"]);
         });
-        daemon.wait_until(|| UnixStream::connect(&socket).is_ok());
+        daemon.wait_until(|_| UnixStream::connect(&socket).is_ok());
         Self { _daemon: daemon, socket, dir }
     }
 
@@ -47,9 +47,11 @@ impl Docker {
         Outcome::of(&mut command)
     }
 
-    /// `docker pull IMAGE`.
+    /// `docker pull IMAGE`; what it said is in the output of the test.
     pub(crate) fn pull(&self, image: &str) -> Outcome {
-        self.docker(&["pull", image])
+        let outcome = self.docker(&["pull", image]);
+        println!("$ docker pull {image}\n{}{}", outcome.text(), outcome.stderr);
+        outcome
     }
 
     /// What a container of `image` prints.

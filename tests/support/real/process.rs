@@ -1,9 +1,10 @@
 //! Starting, waiting for and ending the processes of others.
 //!
 //! A [`Daemon`] is ended by its own id when it goes out of scope, politely
-//! first, because `dockerd` and `podman` hold mounts that only they undo. If
-//! the test process itself is killed, the kernel ends its daemons
-//! (`setpriv --pdeathsig`).
+//! first, because `dockerd` holds mounts and a containerd that only it undoes.
+//! If the test is killed, the kernel ends its daemons (`setpriv --pdeathsig`);
+//! it does so with the thread that started them, so a daemon stays in the
+//! thread of its test.
 
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -117,22 +118,17 @@ impl Daemon {
         Self { name, child, log }
     }
 
-    /// Waits until `ready` says yes; fails the test, with the daemon's log,
+    /// Waits until `ready`, given the log so far, says yes; fails the test, with the daemon's log,
     /// when it ends or takes too long.
-    pub(crate) fn wait_until(&mut self, mut ready: impl FnMut() -> bool) {
+    pub(crate) fn wait_until(&mut self, mut ready: impl FnMut(&str) -> bool) {
         let deadline = Instant::now() + START;
-        while !ready() {
+        while !ready(&self.log()) {
             if let Some(status) = self.child.try_wait().unwrap() {
                 panic!("{} ended with {status}:\n{}", self.name, self.log());
             }
             assert!(Instant::now() < deadline, "{} is not ready:\n{}", self.name, self.log());
             std::thread::sleep(Duration::from_millis(25));
         }
-    }
-
-    /// Where it writes to.
-    pub(crate) fn log_path(&self) -> PathBuf {
-        self.log.clone()
     }
 
     /// All it has written so far.

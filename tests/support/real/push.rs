@@ -49,45 +49,39 @@ impl Push<'_> {
         assert_eq!(stored.header("docker-content-digest"), Some(document.digest.as_str()));
     }
 
+    /// One request, on a connection of its own, that has to succeed.
     fn send(&self, method: &str, path: &str, media_type: &str, body: &[u8]) -> Answer {
-        let headers = format!("Authorization: Bearer {}\r\nContent-Type: {media_type}\r\n", self.token);
-        let answer = exchange(self.address, method, path, &headers, body).expect("the registry answers");
-        assert!(answer.status / 100 == 2, "{method} {path}: {}\n{}", answer.status, answer.rest);
-        answer
+        let head = format!(
+            "{method} {path} HTTP/1.1\r\n\
+             Host: {host}\r\n\
+             Connection: close\r\n\
+             Authorization: Bearer {token}\r\n\
+             Content-Type: {media_type}\r\n\
+             Content-Length: {length}\r\n\r\n",
+            host = self.address,
+            token = self.token,
+            length = body.len(),
+        );
+        let mut stream = TcpStream::connect(self.address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(30))).unwrap();
+        stream.write_all(head.as_bytes()).unwrap();
+        stream.write_all(body).unwrap();
+        let mut answer = Vec::new();
+        stream.read_to_end(&mut answer).unwrap();
+        let answer = String::from_utf8_lossy(&answer).into_owned();
+        assert!(answer.starts_with("HTTP/1.1 2"), "{method} {path}: {answer}");
+        Answer(answer)
     }
 }
 
-/// What the registry answered.
-pub(crate) struct Answer {
-    /// The status code.
-    pub(crate) status: u16,
-    /// Headers and body, as text.
-    rest: String,
-}
+/// What the registry answered, as text.
+struct Answer(String);
 
 impl Answer {
     fn header(&self, name: &str) -> Option<&str> {
-        self.rest.lines().take_while(|line| !line.is_empty()).find_map(|line| {
+        self.0.lines().take_while(|line| !line.is_empty()).find_map(|line| {
             let (key, value) = line.split_once(':')?;
             key.eq_ignore_ascii_case(name).then(|| value.trim())
         })
     }
-}
-
-/// One request on a connection of its own; `None` when nobody answers.
-pub(crate) fn exchange(address: SocketAddr, method: &str, path: &str, headers: &str, body: &[u8]) -> Option<Answer> {
-    let mut stream = TcpStream::connect_timeout(&address, Duration::from_secs(5)).ok()?;
-    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
-    let head = format!(
-        "{method} {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Length: {}\r\n{headers}\r\n",
-        body.len()
-    );
-    stream.write_all(head.as_bytes()).ok()?;
-    stream.write_all(body).ok()?;
-    let mut answer = Vec::new();
-    stream.read_to_end(&mut answer).ok()?;
-    let answer = String::from_utf8_lossy(&answer).into_owned();
-    let (status_line, rest) = answer.split_once("\r\n")?;
-    let status = status_line.split(' ').nth(1)?.parse().ok()?;
-    Some(Answer { status, rest: rest.to_owned() })
 }

@@ -5,7 +5,7 @@
 //! what really went upstream.
 
 use std::fmt::Write as _;
-use std::net::{SocketAddr, TcpListener};
+use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tempfile::TempDir;
 
 use super::images::{Image, Index};
 use super::process::Daemon;
-use super::push::{Push, exchange};
+use super::push::Push;
 use super::token::{ISSUER, SERVICE};
 use super::token_server::TokenServer;
 
@@ -41,16 +41,15 @@ impl RealRegistry {
     /// Starts one, empty, that trusts the tokens of `tokens`.
     pub(crate) fn start(tokens: &TokenServer) -> Self {
         let dir = tempfile::tempdir().unwrap();
-        let address = free_address();
         let bundle = dir.path().join("token.crt");
         std::fs::write(&bundle, tokens.certificate_pem()).unwrap();
         let config = dir.path().join("registry.yml");
-        std::fs::write(&config, configuration(dir.path(), address, &tokens.realm(), &bundle)).unwrap();
+        std::fs::write(&config, configuration(dir.path(), &tokens.realm(), &bundle)).unwrap();
         let mut daemon = Daemon::start("docker-registry", dir.path(), |command| {
             command.arg("serve").arg(&config);
         });
-        // 401 is what a registry with token authentication says when it is up.
-        daemon.wait_until(|| exchange(address, "GET", "/v2/", "", &[]).is_some_and(|answer| answer.status == 401));
+        daemon.wait_until(|log| listening(log).is_some());
+        let address = listening(&daemon.log()).unwrap();
         Self { daemon, address, _dir: dir }
     }
 
@@ -125,11 +124,11 @@ impl LoggedRequest {
     }
 }
 
-fn configuration(dir: &Path, address: SocketAddr, realm: &str, bundle: &Path) -> String {
-    let mut yaml = String::from("version: 0.1\nlog: {level: warn}\n");
+fn configuration(dir: &Path, realm: &str, bundle: &Path) -> String {
+    let mut yaml = String::from("version: 0.1\nlog: {level: info}\n");
     let root = dir.join("content");
     writeln!(yaml, "storage: {{filesystem: {{rootdirectory: '{}'}}}}", root.display()).unwrap();
-    writeln!(yaml, "http: {{addr: '{address}'}}").unwrap();
+    writeln!(yaml, "http: {{addr: '127.0.0.1:0'}}").unwrap();
     writeln!(
         yaml,
         "auth: {{token: {{realm: '{realm}', service: '{SERVICE}', issuer: '{ISSUER}', rootcertbundle: '{}'}}}}",
@@ -139,10 +138,10 @@ fn configuration(dir: &Path, address: SocketAddr, realm: &str, bundle: &Path) ->
     yaml
 }
 
-/// An address nobody listens on. The registry cannot choose its port itself
-/// and say which, so this one is free only until somebody else takes it.
-fn free_address() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap()
+/// The address it was given, once its log tells it.
+fn listening(log: &str) -> Option<SocketAddr> {
+    let (_, rest) = log.split_once("msg=\"listening on ")?;
+    rest.split_once('"')?.0.parse().ok()
 }
 
 #[test]
