@@ -9,6 +9,7 @@
 //! * one digest is filled once at a time, whoever comes and goes.
 
 mod content;
+pub mod eviction;
 mod fill;
 mod layout;
 mod progress;
