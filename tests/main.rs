@@ -5,4 +5,5 @@
 //! process harness and the real parts (registry, Docker, containerd, podman).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod real_clients;
 mod support;

@@ -1,1 +1,3 @@
 //! The parts that tests are built from.
+
+pub(crate) mod real;

@@ -1,0 +1,149 @@
+//! What every test here starts from: a private registry with images in it and
+//! a `transship` in front that holds the credential.
+
+use std::fs;
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use tempfile::TempDir;
+
+use crate::support::real::available;
+use crate::support::real::images::{Flavour, Image, Index, app, multi_architecture};
+use crate::support::real::process::Daemon;
+use crate::support::real::registry::RealRegistry;
+use crate::support::real::token_server::{SECRET, TokenServer, USERNAME};
+
+/// The registry's name as it appears in the path of a pull.
+pub(super) const NAME: &str = "my-example-registry";
+/// A private repository with the image [`Stage::app`] under the tag `1`.
+pub(super) const APP: &str = "team/app";
+/// A private repository with the index [`Stage::index`] under the tag `1`.
+pub(super) const MULTI: &str = "team/multi";
+
+/// The environment variable from which the proxy takes its secret.
+const PASSWORD: &str = "REAL_REGISTRY_PASSWORD";
+
+/// The parts, running.
+pub(super) struct Stage {
+    proxy: Option<Proxy>,
+    pub(super) registry: RealRegistry,
+    pub(super) tokens: TokenServer,
+    pub(super) app: Image,
+    pub(super) index: Index,
+    dir: TempDir,
+}
+
+struct Proxy {
+    _process: Daemon,
+    address: SocketAddr,
+}
+
+impl Stage {
+    /// Starts them all; `None` where the real parts cannot be had.
+    pub(super) fn set() -> Option<Self> {
+        if !available() {
+            return None;
+        }
+        let tokens = TokenServer::start(Duration::from_secs(300));
+        let registry = RealRegistry::start(&tokens);
+        let (app, index) = (app(Flavour::Docker), multi_architecture(Flavour::Oci));
+        registry.push_image(&tokens, APP, "1", &app);
+        registry.push_index(&tokens, MULTI, "1", &index);
+        registry.push_image(&tokens, "public/app", "1", &app);
+        let dir = tempfile::tempdir().unwrap();
+        let mut stage = Self { proxy: None, registry, tokens, app, index, dir };
+        stage.restart();
+        Some(stage)
+    }
+
+    /// Ends the proxy, if it runs, and starts it anew on the same cache.
+    pub(super) fn restart(&mut self) {
+        self.proxy = None;
+        let config = self.dir.path().join("transship.toml");
+        fs::write(&config, self.configuration()).unwrap();
+        let mut process = Daemon::start(env!("CARGO_BIN_EXE_transship"), self.dir.path(), |command| {
+            command.arg("serve").arg("--config").arg(&config).env(PASSWORD, SECRET);
+        });
+        process.wait_until(|log| listening(log).is_some());
+        let address = listening(&process.log()).unwrap();
+        self.proxy = Some(Proxy { _process: process, address });
+    }
+
+    /// Host and port of the proxy.
+    pub(super) fn address(&self) -> SocketAddr {
+        self.proxy.as_ref().unwrap().address
+    }
+
+    /// The mirror that a client is pointed at.
+    pub(super) fn mirror(&self) -> String {
+        format!("http://{}", self.address())
+    }
+
+    /// The name by which a client pulls `image` directly from the proxy.
+    pub(super) fn named(&self, image: &str) -> String {
+        format!("{}/{NAME}/{image}", self.address())
+    }
+
+    fn configuration(&self) -> String {
+        let (url, realm) = (self.registry.origin(), self.tokens.origin());
+        let connection = format!(
+            r#"
+kind = "generic"
+url = "{url}"
+insecure = true
+allow_private = ["127.0.0.0/8"]
+token_realms = ["{realm}"]
+access = "anyone"
+"#
+        );
+        format!(
+            r#"
+[server]
+listen = "127.0.0.1:0"
+[admin]
+listen = "127.0.0.1:0"
+[cache]
+dir = "{cache}"
+[log]
+format = "json"
+
+[[registry]]
+name = "My-Example-Registry"
+default = true
+username = "{USERNAME}"
+password = {{ env = "{PASSWORD}" }}
+{connection}
+
+# The same place without a credential: for what is public there.
+[[registry]]
+name = "Public-Example"
+namespace = "public"
+{connection}
+"#,
+            cache = self.dir.path().join("cache").display(),
+        )
+    }
+
+    /// Fails unless upstream was asked for each of `image`'s blobs exactly
+    /// once, and for one token for `repository`.
+    #[track_caller]
+    pub(super) fn assert_fetched_once(&self, repository: &str, image: &Image) {
+        let asked = self.registry.blob_requests();
+        println!("blobs asked of the registry: {asked:#?}\ntokens asked for: {:#?}", self.tokens.requests());
+        for blob in &image.blobs {
+            let path = format!("GET /v2/{repository}/blobs/{} 200", blob.digest);
+            assert_eq!(asked.iter().filter(|&line| *line == path).count(), 1, "{path} in {asked:#?}");
+        }
+        assert_eq!(asked.len(), image.blobs.len(), "{asked:#?}");
+        assert_eq!(self.tokens.requests_for(repository), 1, "{:#?}", self.tokens.requests());
+    }
+}
+
+/// The address of the data listener, once the log tells it.
+fn listening(log: &str) -> Option<SocketAddr> {
+    log.lines().find_map(|line| {
+        let event: serde_json::Value = serde_json::from_str(line).ok()?;
+        let data = event["message"] == "listening" && event["listener"] == "data";
+        data.then(|| event["address"].as_str()?.parse().ok())?
+    })
+}
