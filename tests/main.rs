@@ -5,5 +5,9 @@
 //! process harness and the real parts (registry, Docker, containerd, podman).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-mod real_clients;
 mod support;
+
+mod addresses;
+mod closed_world;
+mod names;
+mod real_clients;
