@@ -9,7 +9,15 @@ mod support;
 
 mod addresses;
 mod closed_world;
+mod content;
+mod fills;
+mod framing;
+mod leaks;
 mod names;
+mod permission;
+mod ranges;
 mod real_clients;
 mod redirects;
+mod restart;
+mod surface;
 mod upstream_auth;

@@ -1,7 +1,7 @@
 //! A client that sends exactly what it is told and hides nothing of what it
 //! gets: a body that ends early is not an error here, it is a fact.
 
-use std::io::{BufRead as _, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::time::Duration;
 

@@ -131,11 +131,6 @@ impl Daemon {
         }
     }
 
-    /// Its process id.
-    pub(crate) fn id(&self) -> u32 {
-        self.child.id()
-    }
-
     /// Ends it at once, without a chance to tidy up.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();

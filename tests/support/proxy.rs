@@ -145,11 +145,6 @@ impl Proxy {
         self.running.as_ref().unwrap().admin
     }
 
-    /// The id of the process.
-    pub(crate) fn pid(&self) -> u32 {
-        self.running.as_ref().unwrap().process.id()
-    }
-
     /// The cache directory.
     pub(crate) fn cache(&self) -> PathBuf {
         self.dir.path().join("cache")

@@ -1,7 +1,6 @@
 //! What the upstream answers, byte by byte, and how it is put on the wire.
 
 use std::io::{self, Write};
-use std::time::Duration;
 
 use super::gate::Gate;
 
@@ -42,8 +41,6 @@ pub(crate) enum Event {
     Reset,
     /// The connection is closed in an orderly way.
     Close,
-    /// Nothing is sent for so long.
-    Sleep(Duration),
 }
 
 /// How an answer ended.
@@ -126,7 +123,6 @@ impl Answer {
                     Event::Wait(gate) => gate.pass(),
                     Event::Reset => return Ok(End::Reset),
                     Event::Close => return Ok(End::Close),
-                    Event::Sleep(time) => std::thread::sleep(time),
                 }
             }
             wire.write_all(&self.body[written..])?;
