@@ -2,6 +2,7 @@
 //! asks the library, and says what came of it.
 
 mod check;
+mod demo;
 mod serve;
 
 use std::process::ExitCode;
