@@ -20,6 +20,8 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// A tour in a few seconds, on this machine alone: run it first
+    Demo(demo::Args),
     /// Run the proxy; without a configuration file: a Docker Hub mirror on loopback
     Serve(serve::Args),
     /// Validate the configuration and show what it amounts to
@@ -34,6 +36,7 @@ impl Cli {
     /// usage, is the parser's.)
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
+            Command::Demo(args) => demo::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args),
         };

@@ -80,10 +80,8 @@ fn manifest(shared: &Shared, repository: &str, reference: &str) -> Response {
         seen.manifests += 1;
         seen.bytes += content.len() as u64;
     });
-    let headers =
-        [("content-type", MANIFEST_TYPE), ("docker-content-digest", &image.manifest.digest.to_string())].map(
-            |(name, value)| (name, value.to_owned()),
-        );
+    let headers = [("content-type", MANIFEST_TYPE), ("docker-content-digest", &image.manifest.digest.to_string())]
+        .map(|(name, value)| (name, value.to_owned()));
     (headers, Body::from(content)).into_response()
 }
 

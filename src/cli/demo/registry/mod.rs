@@ -19,8 +19,8 @@ use axum::Router;
 use tokio::net::TcpListener;
 
 use self::line::Line;
-pub(super) use self::seen::Seen;
 use self::seen::Counters;
+pub(super) use self::seen::Seen;
 use self::signature::Signer;
 use self::token::Tokens;
 use super::sample::{Blob, Image};

@@ -45,9 +45,7 @@ async fn location(registry: &SampleRegistry, image: &Image) -> String {
 #[tokio::test]
 async fn whoever_shows_nothing_is_told_where_tokens_are_and_given_none() {
     let (registry, image) = sample().await;
-    for path in
-        ["/v2/", "/v2/demo/app/manifests/1.0", &format!("/v2/demo/app/blobs/{}", image.blobs[0].digest)]
-    {
+    for path in ["/v2/", "/v2/demo/app/manifests/1.0", &format!("/v2/demo/app/blobs/{}", image.blobs[0].digest)] {
         let (status, head, _) = get(registry.api(), path, "").await;
         assert_eq!(status, 401, "{path}");
         assert!(head.contains(&format!("Bearer realm=\"http://{}/token\"", registry.api())), "{head}");
