@@ -11,3 +11,5 @@ mod addresses;
 mod closed_world;
 mod names;
 mod real_clients;
+mod redirects;
+mod upstream_auth;
