@@ -9,6 +9,7 @@ mod support;
 
 mod addresses;
 mod closed_world;
+mod demo;
 mod names;
 mod real_clients;
 mod redirects;

@@ -20,7 +20,13 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// A tour in a few seconds, on this machine alone: run it first
+    /// Show in a few seconds what this is for, without network, root or Docker
+    ///
+    /// Starts a small private registry and the proxy on loopback, and pulls
+    /// through the proxy as a client without a credential: an image once cold,
+    /// once warm, and another by 16 clients at once. Ends with a table of what
+    /// the clients received and what the registry saw. Nothing is configured,
+    /// and nothing stays. Exit code 1 if anything was not as promised.
     Demo(demo::Args),
     /// Run the proxy; without a configuration file: a Docker Hub mirror on loopback
     Serve(serve::Args),

@@ -28,11 +28,7 @@ use super::Outcome;
 /// Longer than any machine needs: the tour ends, whatever happens.
 const PATIENCE: Duration = Duration::from_secs(120);
 
-/// Arguments of `demo`.
-///
-/// Starts a small private registry and the proxy on loopback, and pulls an
-/// image through it: once cold, once warm, and by 16 clients at once. No
-/// network, no root, no Docker; what it writes is removed when it ends.
+/// Arguments of `demo`: none.
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {}
 
@@ -43,8 +39,8 @@ pub(super) fn run(_: &Args) -> Outcome {
     // The runtime ends before the directory goes: nobody writes there then.
     let report = super::runtime()?.block_on(bounded(&scratch))?;
     report.print();
-    println!("\nNext: `transship serve` is a Docker Hub mirror at once, with no configuration at all;");
-    println!("README.md says how to store your own registries' credentials and point Docker here.");
+    println!("\nNext: `transship serve` is a Docker Hub mirror at once, without configuration;");
+    println!("README.md says how to store credentials and how to point Docker at the proxy.");
     Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -65,13 +61,13 @@ async fn demo(scratch: &Scratch) -> miette::Result<Report> {
     println!("Private images for clients that hold no credential.");
     println!("All of this is in one process on loopback; nothing is downloaded, nothing stays.\n");
     let stage = Stage::set_up(scratch.path()).await?;
-    let show = |image: &Image| {
-        format!("{}:{} ({} layers, {})", image.repository, image.tag, image.blobs.len() - 1, bytes(image.size()))
-    };
     let megabits = registry::BYTES_PER_SECOND / 1_000_000 * 8;
-    println!("   sample registry  {}, private, as if behind a line of {megabits} Mbit/s", stage.upstream.api());
+    println!("   sample registry  {}, private, as if behind {megabits} Mbit/s", stage.upstream.api());
     println!("   its blobs        {}, by redirects to signed addresses", stage.upstream.storage());
-    println!("   its images       {}, {}", show(&stage.image), show(&stage.storm_image));
+    for image in [&stage.image, &stage.storm_image] {
+        let Image { repository, tag, blobs, .. } = image;
+        println!("   an image         {repository}:{tag}, {} layers, {}", blobs.len() - 1, bytes(image.size()));
+    }
     println!("   proxy            {}, holds the registry's credential\n", stage.proxy_address);
     let report = tour::take(&stage).await;
     stage.proxy.shutdown().await;

@@ -3,12 +3,13 @@
 use std::io::IsTerminal as _;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::report::bytes;
 
 /// The progress of one step: a lane for each thing that moves by itself.
 pub(super) struct Progress {
+    bars: MultiProgress,
     lanes: Vec<ProgressBar>,
     total: u64,
     done: AtomicU64,
@@ -25,8 +26,10 @@ impl Progress {
             total += size;
             bars.add(ProgressBar::new(size).with_style(style.clone()).with_prefix(name))
         });
-        let lanes = lanes.collect();
-        Progress { lanes, total, done: AtomicU64::new(0), is_terminal: std::io::stderr().is_terminal() }
+        let lanes: Vec<ProgressBar> = lanes.collect();
+        // All lanes are there from the start: none pushes another down later.
+        lanes.iter().for_each(ProgressBar::tick);
+        Progress { bars, lanes, total, done: AtomicU64::new(0), is_terminal: std::io::stderr().is_terminal() }
     }
 
     /// Notes that so many bytes have arrived.
@@ -48,8 +51,8 @@ impl Progress {
 
 impl Drop for Progress {
     fn drop(&mut self) {
-        for lane in &self.lanes {
-            lane.finish_and_clear();
-        }
+        // What cannot be cleared stays on the screen; that is all.
+        let _ = self.bars.clear();
+        self.bars.set_draw_target(ProgressDrawTarget::hidden());
     }
 }

@@ -48,39 +48,33 @@ impl Report {
 
     /// Prints it.
     pub(super) fn print(&self) {
-        println!("{}\n\n{}", self.figures(), self.verdict());
+        println!("{}\n", self.figures());
+        for line in self.verdict().lines() {
+            println!("{}", line.trim_end());
+        }
     }
 
     fn figures(&self) -> Table {
         let mut table = Table::new();
-        table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-        table.set_header([
-            "step",
-            "time",
-            "bytes to\nclients",
-            "bytes from\nupstream",
-            "upstream saw\ntokens, manifests, blobs",
-            "credentials\nclients held",
-        ]);
-        for step in &self.steps {
-            let Seen { tokens, refused, manifests, .. } = step.seen;
-            let saw = match refused {
-                0 => String::new(),
-                refused => format!(", {refused} refused"),
-            };
-            let held = match step.holders {
-                0 => Cell::new("none").fg(Color::Green),
-                holders => Cell::new(format!("{holders} of {}", step.clients)).fg(Color::Red),
-            };
-            table.add_row([
-                Cell::new(step.name),
-                number(seconds(step.time)),
-                number(bytes(step.to_clients)),
-                number(bytes(step.seen.bytes)),
-                number(format!("{tokens}, {manifests}, {}{saw}", step.seen.blob_requests())),
-                held,
-            ]);
-        }
+        table.load_style(presets::UTF8_FULL_CONDENSED);
+        table.set_header(std::iter::once(Cell::new("")).chain(self.steps.iter().map(|step| number(step.name))));
+        let mut row = |name: &str, figure: &dyn Fn(&Step) -> Cell| {
+            table.add_row(std::iter::once(Cell::new(name)).chain(self.steps.iter().map(figure)));
+        };
+        row("clients", &|step| number(step.clients));
+        row("time", &|step| number(seconds(step.time)));
+        row("bytes the clients received", &|step| number(bytes(step.to_clients)));
+        row("bytes upstream sent", &|step| number(bytes(step.seen.bytes)));
+        row("requests upstream saw", &|_| Cell::new(""));
+        row("  refused with 401", &|step| number(step.seen.refused));
+        row("  for a token", &|step| number(step.seen.tokens));
+        row("  for a manifest", &|step| number(step.seen.manifests));
+        row("  for a blob (GET)", &|step| number(step.seen.blob_requests()));
+        row("  about a blob (HEAD)", &|step| number(step.seen.checks));
+        row("credentials the clients held", &|step| match step.holders {
+            0 => number("none").fg(Color::Green),
+            holders => number(holders).fg(Color::Red),
+        });
         table
     }
 
@@ -88,7 +82,7 @@ impl Report {
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_content_arrangement(ContentArrangement::Dynamic);
         for Claim { says, holds } in &self.claims {
-            let (mark, color) = if *holds { ("yes", Color::Green) } else { ("NO", Color::Red) };
+            let (mark, color) = if *holds { ("✓", Color::Green) } else { ("✗", Color::Red) };
             let says = if *holds { Cell::new(says) } else { Cell::new(says).fg(Color::Red) };
             table.add_row([Cell::new(mark).fg(color), says]);
         }
@@ -96,8 +90,8 @@ impl Report {
     }
 }
 
-fn number(text: String) -> Cell {
-    Cell::new(text).set_alignment(CellAlignment::Right)
+fn number(figure: impl ToString) -> Cell {
+    Cell::new(figure).set_alignment(CellAlignment::Right)
 }
 
 /// Bytes as people read them.
@@ -121,6 +115,6 @@ mod tests {
         assert!(report.holds());
         report.claim("the sky is green", false);
         assert!(!report.holds());
-        assert!(report.verdict().to_string().contains("NO"));
+        assert!(report.verdict().to_string().contains('✗'));
     }
 }

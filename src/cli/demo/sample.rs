@@ -40,7 +40,7 @@ pub(super) struct Image {
 }
 
 impl Image {
-    /// Makes an image whose layers hold files of these sizes.
+    /// Makes an image with layers of these sizes.
     pub(super) fn make(repository: &'static str, tag: &'static str, mebibytes: &[usize], seed: u64) -> Image {
         let mut random = fastrand::Rng::with_seed(seed);
         let layers: Vec<Blob> = mebibytes
@@ -78,17 +78,17 @@ fn descriptor(media_type: &str, blob: &Blob) -> serde_json::Value {
     json!({ "mediaType": media_type, "digest": blob.digest.to_string(), "size": blob.content.len() })
 }
 
-/// A tar archive (ustar) of one file with random content; `size` is a multiple
-/// of a block.
+/// A tar archive (ustar) of so many bytes, which holds one file with random
+/// content.
 fn archive(name: &str, size: usize, random: &mut fastrand::Rng) -> Vec<u8> {
-    let mut archive = header(name, size);
+    // A header goes before the file, and two empty blocks end an archive.
+    let mut archive = header(name, size.saturating_sub(3 * BLOCK));
     let start = archive.len();
-    archive.resize(start + size, 0);
+    archive.resize(size.saturating_sub(2 * BLOCK), 0);
     if let Some(content) = archive.get_mut(start..) {
         random.fill(content);
     }
-    // Two empty blocks end an archive.
-    archive.resize(start + size + 2 * BLOCK, 0);
+    archive.resize(size, 0);
     archive
 }
 
@@ -141,12 +141,13 @@ mod tests {
     fn a_layer_is_an_archive_that_others_can_read() {
         let image = Image::make("demo/app", "1.0", &[1], 1);
         let layer = &image.blobs[1].content;
+        assert_eq!(layer.len(), MIB);
         let mut archive = tar::Archive::new(&layer[..]);
         let mut entries = archive.entries().unwrap();
         let mut entry = entries.next().unwrap().unwrap();
         assert_eq!(entry.path().unwrap().to_str(), Some("sample/0.bin"));
         let mut content = Vec::new();
-        assert_eq!(entry.read_to_end(&mut content).unwrap(), MIB);
+        assert_eq!(entry.read_to_end(&mut content).unwrap(), MIB - 3 * BLOCK);
         assert!(entries.next().is_none());
     }
 }

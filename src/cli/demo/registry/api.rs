@@ -34,7 +34,8 @@ pub(super) async fn answer(State(shared): State<Arc<Shared>>, request: Request) 
     if !shared.tokens.admit(shown, repository) {
         return challenge(&shared, Some(repository));
     }
-    if is_blob { blob(&shared, reference) } else { manifest(&shared, repository, reference) }
+    let method = request.method();
+    if is_blob { blob(&shared, method, reference) } else { manifest(&shared, method, repository, reference) }
 }
 
 /// The header as text; what is no text is as good as none.
@@ -70,7 +71,7 @@ fn give_token(shared: &Shared, shown: Option<&str>, query: &str) -> Response {
     }
 }
 
-fn manifest(shared: &Shared, repository: &str, reference: &str) -> Response {
+fn manifest(shared: &Shared, method: &Method, repository: &str, reference: &str) -> Response {
     let image = shared.images.iter().find(|image| {
         image.repository == repository && (image.tag == reference || image.manifest.digest.to_string() == reference)
     });
@@ -78,17 +79,22 @@ fn manifest(shared: &Shared, repository: &str, reference: &str) -> Response {
     let content = image.manifest.content.clone();
     shared.counters.count(|seen| {
         seen.manifests += 1;
-        seen.bytes += content.len() as u64;
+        if method == Method::GET {
+            seen.bytes += content.len() as u64;
+        }
     });
     let headers = [("content-type", MANIFEST_TYPE), ("docker-content-digest", &image.manifest.digest.to_string())]
         .map(|(name, value)| (name, value.to_owned()));
     (headers, Body::from(content)).into_response()
 }
 
-fn blob(shared: &Shared, digest: &str) -> Response {
+fn blob(shared: &Shared, method: &Method, digest: &str) -> Response {
     let known = digest.parse::<Digest>().ok().filter(|digest| shared.blob(digest).is_some());
     let Some(digest) = known else { return error(StatusCode::NOT_FOUND, "BLOB_UNKNOWN") };
-    shared.counters.count(|seen| *seen.blobs.entry(digest).or_default() += 1);
+    shared.counters.count(|seen| match *method {
+        Method::HEAD => seen.checks += 1,
+        _ => *seen.blobs.entry(digest).or_default() += 1,
+    });
     let location = format!("http://{}{}", shared.storage, shared.signer.sign(&digest));
     (StatusCode::TEMPORARY_REDIRECT, [(header::LOCATION, location)]).into_response()
 }

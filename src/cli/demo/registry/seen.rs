@@ -17,7 +17,9 @@ pub(crate) struct Seen {
     pub(crate) refused: u64,
     /// Manifests that were asked for with a token.
     pub(crate) manifests: u64,
-    /// Blobs that were asked for with a token, each by its own count.
+    /// Questions with a token whether a blob may be read (HEAD).
+    pub(crate) checks: u64,
+    /// Blobs that were asked for with a token (GET), each by its own count.
     pub(crate) blobs: BTreeMap<Digest, u64>,
     /// Requests at the redirect's target that carried a credential.
     pub(crate) leaks: u64,
@@ -26,7 +28,7 @@ pub(crate) struct Seen {
 }
 
 impl Seen {
-    /// Blob requests in all.
+    /// Requests for blobs in all.
     pub(crate) fn blob_requests(&self) -> u64 {
         self.blobs.values().sum()
     }
@@ -42,6 +44,7 @@ impl Sub<&Seen> for Seen {
             tokens: self.tokens - earlier.tokens,
             refused: self.refused - earlier.refused,
             manifests: self.manifests - earlier.manifests,
+            checks: self.checks - earlier.checks,
             blobs: blobs.filter(|(_, count)| *count > 0).collect(),
             leaks: self.leaks - earlier.leaks,
             bytes: self.bytes - earlier.bytes,
