@@ -1,5 +1,5 @@
-//! The command line: one file per command. A command parses its arguments,
-//! asks the library, and says what came of it.
+//! The command line: one file per command, or one folder. A command parses its
+//! arguments, asks the library, and says what came of it.
 
 mod check;
 mod demo;

@@ -36,8 +36,12 @@ pub(super) fn run(_: &Args) -> Outcome {
     let scratch = Scratch::make()
         .into_diagnostic()
         .wrap_err_with(|| format!("no directory can be made in {}", std::env::temp_dir().display()))?;
-    // The runtime ends before the directory goes: nobody writes there then.
-    let report = super::runtime()?.block_on(bounded(&scratch))?;
+    let runtime = super::runtime()?;
+    let outcome = runtime.block_on(bounded(&scratch));
+    // Nobody writes there any more when the directory goes.
+    drop(runtime);
+    drop(scratch);
+    let report = outcome?;
     report.print();
     println!("\nNext: `transship serve` is a Docker Hub mirror at once, without configuration;");
     println!("README.md says how to store credentials and how to point Docker at the proxy.");
