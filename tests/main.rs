@@ -10,6 +10,7 @@ mod support;
 mod addresses;
 mod closed_world;
 mod content;
+mod demo;
 mod disk;
 mod fills;
 mod framing;
