@@ -21,5 +21,6 @@ mod ranges;
 mod real_clients;
 mod redirects;
 mod restart;
+mod segments;
 mod surface;
 mod upstream_auth;

@@ -10,6 +10,7 @@
 
 mod content;
 pub mod eviction;
+mod extents;
 mod fill;
 mod inventory;
 mod keeper;

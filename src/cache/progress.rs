@@ -6,16 +6,19 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::content::Content;
+use super::extents::Extents;
 use super::source::SourceError;
 
-/// How far a fill has come. Followers may read below `available` and no
+/// How far a fill has come. Followers may read what is [`available`] and no
 /// further; the last bytes become available only when the digest has matched.
+///
+/// [`available`]: Progress::available
 #[derive(Debug, Clone)]
 pub(super) struct Progress {
     /// The growing content, once the source has begun to answer.
     pub(super) started: Option<Started>,
-    /// Bytes from the start that may be handed out.
-    pub(super) available: u64,
+    /// What is in the file.
+    pub(super) written: Extents,
     /// Where it stands.
     pub(super) state: State,
 }
@@ -70,11 +73,22 @@ pub const HELD_BACK: u64 = 64 * 1024;
 
 impl Progress {
     pub(super) fn new() -> Progress {
-        Progress { started: None, available: 0, state: State::Running }
+        Progress { started: None, written: Extents::default(), state: State::Running }
+    }
+
+    /// How far the bytes from `position` on may be handed out.
+    pub(super) fn available(&self, position: u64) -> u64 {
+        let reach = self.written.reach(position);
+        match self.state {
+            State::Verified => reach,
+            State::Running | State::Failed(_) => {
+                Progress::releasable(reach, self.started.as_ref().and_then(|started| started.total))
+            }
+        }
     }
 
     /// What may be handed out of `written` unverified bytes.
-    pub(super) fn releasable(written: u64, total: Option<u64>) -> u64 {
+    fn releasable(written: u64, total: Option<u64>) -> u64 {
         written.min(total.unwrap_or(written).saturating_sub(HELD_BACK))
     }
 }

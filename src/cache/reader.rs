@@ -130,7 +130,7 @@ impl Reader {
         loop {
             let (available, state) = {
                 let seen = progress.borrow_and_update();
-                (seen.available, seen.state.clone())
+                (seen.available(self.position), seen.state.clone())
             };
             match state {
                 State::Verified => return Ok(available),

@@ -41,6 +41,8 @@ pub struct CacheSettings {
     pub durability: Durability,
     /// Fills at a time.
     pub max_fills: usize,
+    /// Connections that one fill may have at the most; 1: none are added.
+    pub max_segments: usize,
     /// Largest blob that is accepted, in bytes.
     pub max_blob_size: u64,
     /// Time without a byte after which a transfer is resumed.

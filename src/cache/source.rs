@@ -22,14 +22,19 @@ pub struct Opened {
     /// Offset of the stream's first byte: the one asked for, or an earlier
     /// one where the source cannot start in the middle.
     pub start: u64,
-    /// The bytes from there to the end.
+    /// The bytes from there to the end, or to the bound that was asked for.
     pub body: ByteStream,
 }
 
 /// Content that can be read from an offset, any number of times.
 pub trait Source: Send + Sync + 'static {
-    /// Opens the content at `offset`.
-    fn open(&self, offset: u64) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>>;
+    /// Opens the content at `offset`, up to its end or to before `until`. A
+    /// source that cannot start in the middle gives the whole.
+    fn open(
+        &self,
+        offset: u64,
+        until: Option<u64>,
+    ) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>>;
 }
 
 /// Why a source failed, and whether another try can succeed.

@@ -14,7 +14,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::content::{Blob, Content};
-use super::fill::Fill;
+use super::fill::{Demand, Fill};
 use super::inventory::{Inventory, Stock};
 use super::keeper::{Keeper, Verdict};
 use super::layout::{Layout, LayoutError};
@@ -36,11 +36,13 @@ struct Inner {
     /// not be what was written.
     distrust: bool,
     stopping: CancellationToken,
-    fills: Mutex<HashMap<Digest, watch::Sender<Progress>>>,
+    fills: Mutex<HashMap<Digest, Running>>,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
 }
 
+/// A part that begins so far behind what is there does not wait for its turn.
+const FAR: u64 = 8 << 20;
 /// Open blobs at a time.
 const MAX_OPEN: u64 = 1024;
 
@@ -113,7 +115,7 @@ impl Cache {
     /// The running fill of a digest, if there is one.
     pub fn running(&self, digest: &Digest) -> Option<Follower> {
         let fills = self.0.fills.lock().unwrap_or_else(PoisonError::into_inner);
-        fills.get(digest).map(|progress| Follower { progress: progress.subscribe() })
+        fills.get(digest).map(Running::follow)
     }
 
     /// Finds the blob, or joins its fill, or starts one from `source`.
@@ -128,18 +130,19 @@ impl Cache {
             return Ok(Entry::Blob(blob));
         }
         let mut fills = self.0.fills.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(progress) = fills.get(digest) {
-            return Ok(Entry::Fill { follower: Follower { progress: progress.subscribe() }, own: false });
+        if let Some(running) = fills.get(digest) {
+            return Ok(Entry::Fill { follower: running.follow(), own: false });
         }
         // A fill that ended since `get` put its blob here before it left `fills`.
         if let Some(blob) = self.0.open.get(digest) {
             return Ok(Entry::Blob(blob));
         }
-        let (progress, receiver) = watch::channel(Progress::new());
-        fills.insert(*digest, progress.clone());
+        let running = Running { progress: watch::Sender::new(Progress::new()), demand: Arc::default() };
+        let follower = running.follow();
+        fills.insert(*digest, running.clone());
         drop(fills);
-        self.start(*digest, source(), progress);
-        Ok(Entry::Fill { follower: Follower { progress: receiver }, own: true })
+        self.start(*digest, source(), running);
+        Ok(Entry::Fill { follower, own: true })
     }
 
     /// Keeps `bytes`, whose digest the caller has checked. They can be read at
@@ -159,10 +162,11 @@ impl Cache {
         });
     }
 
-    fn start(&self, digest: Digest, source: Arc<dyn Source>, progress: watch::Sender<Progress>) {
+    fn start(&self, digest: Digest, source: Arc<dyn Source>, running: Running) {
         let cache = self.clone();
+        let Running { progress, demand } = running;
         let registration = Registration { cache: self.clone(), digest, progress: progress.clone() };
-        let fill = Fill { digest, source, keeper: Arc::clone(&self.0.keeper), progress };
+        let fill = Fill { digest, source, keeper: Arc::clone(&self.0.keeper), progress, demand };
         self.0.tasks.spawn(async move {
             let _registration = registration;
             let Ok(_permit) = cache.0.permits.acquire().await else { return };
@@ -242,6 +246,19 @@ impl Cache {
     }
 }
 
+/// A running fill, as seen from outside of it.
+#[derive(Clone)]
+struct Running {
+    progress: watch::Sender<Progress>,
+    demand: Arc<Demand>,
+}
+
+impl Running {
+    fn follow(&self) -> Follower {
+        Follower { progress: self.progress.subscribe(), demand: Arc::clone(&self.demand) }
+    }
+}
+
 /// A fill's place in the list of fills. However the fill ends, even by a
 /// panic, its place is given up and its followers are told.
 struct Registration {
@@ -266,6 +283,7 @@ impl Drop for Registration {
 /// One client's view of a running fill.
 pub struct Follower {
     progress: watch::Receiver<Progress>,
+    demand: Arc<Demand>,
 }
 
 impl Follower {
@@ -303,10 +321,16 @@ impl Follower {
         }
     }
 
-    /// The bytes of `range` (or all of them) as they become available. `None`
-    /// before the fill has [`started`](Follower::started).
+    /// The bytes of `range` (or all of them) as they become available; a range
+    /// that is far from its turn is fetched before it. `None` before the fill
+    /// has [`started`](Follower::started).
     pub fn reader(self, range: Option<ByteRange>, method: Method) -> Option<Reader> {
         let started = self.progress.borrow().started.clone()?;
+        if let Some(range) = range
+            && range.start >= self.progress.borrow().available(0) + FAR
+        {
+            self.demand.ask(range);
+        }
         Some(Reader::of_fill(started.content, self.progress, range, started.total, method))
     }
 }

@@ -54,11 +54,16 @@ impl Script {
 }
 
 impl Source for Script {
-    fn open(&self, offset: u64) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>> {
+    fn open(
+        &self,
+        offset: u64,
+        until: Option<u64>,
+    ) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>> {
         self.opened.fetch_add(1, Ordering::Relaxed);
         let act = self.acts.lock().unwrap().pop_front().unwrap_or(Act::Whole);
         let start = if matches!(act, Act::FromZero) { 0 } else { usize::try_from(offset).unwrap() };
-        let mut bytes = self.content[start..].to_vec();
+        let end = until.filter(|_| start > 0).map_or(self.content.len(), |until| usize::try_from(until).unwrap());
+        let mut bytes = self.content[start..end].to_vec();
         let mut breaks = false;
         match act {
             Act::Fail(retry) => return Box::pin(std::future::ready(Err(SourceError::new(Scripted, retry)))),
@@ -91,6 +96,7 @@ fn cache_at(dir: &tempfile::TempDir) -> Cache {
         scrub_rate: 0,
         durability: Durability::Sync,
         max_fills: 8,
+        max_segments: 12,
         max_blob_size: 1 << 30,
         idle_timeout: Duration::from_secs(5),
     })

@@ -191,6 +191,7 @@ fn read_cache(cache: Section<'_>, limits: &Section<'_>) -> CacheSettings {
             })
             .unwrap_or_default(),
         max_fills: limits.read("max_fills", count).unwrap_or(256),
+        max_segments: limits.read("max_segments", count).unwrap_or(12),
         max_blob_size: limits.read("max_blob_size", units::size).unwrap_or(64 << 30),
         idle_timeout: limits.read("upstream_idle_timeout", units::duration).unwrap_or(Duration::from_secs(30)),
     };

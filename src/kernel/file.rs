@@ -24,6 +24,23 @@ pub fn allocate(file: &File, len: u64) -> io::Result<()> {
     }
 }
 
+/// Bytes from the start of `file` up to its first hole: what was written
+/// without a gap. File systems that know no holes name the file's length.
+///
+/// # Errors
+/// When the file cannot be asked.
+pub fn data_prefix(file: &File) -> io::Result<u64> {
+    let length = file.metadata()?.len();
+    if length == 0 {
+        return Ok(0);
+    }
+    match rustix::fs::seek(file, rustix::fs::SeekFrom::Hole(0)) {
+        Ok(hole) => Ok(hole.min(length)),
+        Err(Errno::INVAL | Errno::NOSYS | Errno::OPNOTSUPP) => Ok(length),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Makes the content of `file` durable (`fdatasync`).
 ///
 /// # Errors

@@ -209,7 +209,7 @@ impl Puller {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<BlobReply> {
-        let answer = upstream.blob(repository, digest, 0).await?;
+        let answer = upstream.blob(repository, digest, 0, None).await?;
         let total = answer.total;
         self.links.put(upstream.registry(), repository, digest, None, total);
         Ok(BlobReply { total, range: None, body: BlobBody::Direct(Box::new(Passthrough::new(answer, *digest))) })
@@ -243,9 +243,14 @@ struct UpstreamBlob {
 }
 
 impl Source for UpstreamBlob {
-    fn open(&self, offset: u64) -> Pin<Box<dyn Future<Output = std::result::Result<Opened, SourceError>> + Send + '_>> {
+    fn open(
+        &self,
+        offset: u64,
+        until: Option<u64>,
+    ) -> Pin<Box<dyn Future<Output = std::result::Result<Opened, SourceError>> + Send + '_>> {
         Box::pin(async move {
-            let answer = self.upstream.blob(&self.repository, &self.digest, offset).await.map_err(source_error)?;
+            let answer =
+                self.upstream.blob(&self.repository, &self.digest, offset, until).await.map_err(source_error)?;
             let body = answer.body.map(|frame| frame.map_err(source_error));
             Ok(Opened { total: answer.total, start: answer.start, body: Box::pin(body) })
         })

@@ -29,14 +29,26 @@ pub struct BlobAnswer {
 }
 
 impl Upstream {
-    /// Opens a blob at `offset`. The registry itself is asked each time: a
-    /// redirect it gives is for one attempt.
+    /// Opens a blob at `offset`, up to its end or to before `until`. The
+    /// registry itself is asked each time: a redirect it gives is for one
+    /// attempt.
     ///
     /// # Errors
     /// As [`Error`] says.
-    pub async fn blob(&self, repository: &Repository, digest: &Digest, offset: u64) -> Result<BlobAnswer> {
+    pub async fn blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        offset: u64,
+        until: Option<u64>,
+    ) -> Result<BlobAnswer> {
         let permit = std::sync::Arc::clone(&self.permits).acquire_owned().await.ok();
-        let range = (offset > 0).then(|| HeaderValue::from_str(&format!("bytes={offset}-")).ok()).flatten();
+        let range = match until {
+            Some(until) => HeaderValue::from_str(&format!("bytes={offset}-{}", until.saturating_sub(1))).ok(),
+            None if offset > 0 => HeaderValue::from_str(&format!("bytes={offset}-")).ok(),
+            None => None,
+        };
+        let is_part = range.is_some();
         let ask = Ask { range, is_transfer: true, ..Ask::default() };
         let answer = self.ask(&format!("/v2/{repository}/blobs/{digest}"), repository, "pull", ask).await?;
         let protocol = |what: &str| Error::Protocol { origin: answer.origin.clone(), what: what.to_owned() };
@@ -53,7 +65,9 @@ impl Upstream {
             StatusCode::PARTIAL_CONTENT => {
                 let range = headers.get(CONTENT_RANGE).and_then(|value| content_range(value.to_str().ok()?));
                 match range {
-                    Some((start, total)) if start == offset && offset > 0 => (start, Some(total)),
+                    Some((start, end, total)) if is_part && start == offset && end == until.unwrap_or(total) => {
+                        (start, Some(total))
+                    }
                     _ => return Err(protocol("another range than was asked for")),
                 }
             }
@@ -87,12 +101,12 @@ impl Upstream {
     }
 }
 
-/// `bytes first-last/total`, where it runs to the end: (first, total).
-fn content_range(text: &str) -> Option<(u64, u64)> {
+/// `bytes first-last/total`: (start, end, total), the end behind the last byte.
+fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last, total): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
-    (first <= last && last.checked_add(1)? == total).then_some((first, total))
+    (first <= last && last < total).then_some((first, last + 1, total))
 }
 
 /// A blob's bytes as they arrive; holds one of the registry's transfers.
@@ -129,11 +143,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_content_range_counts_only_when_it_runs_to_the_end() {
-        assert_eq!(content_range("bytes 5-9/10"), Some((5, 10)));
+    fn a_content_range_counts_only_when_it_makes_sense() {
+        assert_eq!(content_range("bytes 5-9/10"), Some((5, 10, 10)));
+        assert_eq!(content_range("bytes 5-8/10"), Some((5, 9, 10)));
         for text in [
-            "bytes 5-8/10",
             "bytes 9-5/10",
+            "bytes 5-10/10",
             "bytes 5-9/*",
             "bytes */10",
             "items 5-9/10",

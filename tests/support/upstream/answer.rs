@@ -1,6 +1,7 @@
 //! What the upstream answers, byte by byte, and how it is put on the wire.
 
 use std::io::{self, Write};
+use std::time::Duration;
 
 use super::gate::Gate;
 
@@ -41,6 +42,8 @@ pub(crate) enum Event {
     Reset,
     /// The connection is closed in an orderly way.
     Close,
+    /// Nothing is sent for so long.
+    Sleep(Duration),
 }
 
 /// How an answer ended.
@@ -95,6 +98,14 @@ impl Answer {
         self
     }
 
+    /// Sent no faster than so many bytes a second.
+    pub(crate) fn throttled(mut self, rate: usize) -> Self {
+        const STEP: usize = 256 * 1024;
+        let pause = Duration::from_secs_f64(STEP as f64 / rate as f64);
+        self.events.extend((STEP..self.body.len()).step_by(STEP).map(|at| (at, Event::Sleep(pause))));
+        self
+    }
+
     pub(super) fn write(&self, wire: &mut dyn Write, with_body: bool) -> io::Result<End> {
         if let Some(raw) = &self.raw {
             wire.write_all(raw)?;
@@ -123,6 +134,7 @@ impl Answer {
                     Event::Wait(gate) => gate.pass(),
                     Event::Reset => return Ok(End::Reset),
                     Event::Close => return Ok(End::Close),
+                    Event::Sleep(time) => std::thread::sleep(time),
                 }
             }
             wire.write_all(&self.body[written..])?;

@@ -1,0 +1,194 @@
+//! One source → disk transfer of one blob.
+//!
+//! A fill belongs to the cache: it runs detached from the request that began
+//! it, never waits for a follower, and ends in exactly one of *verified* or
+//! *failed*. Bytes go network → channel → writer thread; the thread writes,
+//! tells the followers, then hashes, so that nobody waits for the hash but the
+//! last bytes. A broken transfer is continued at the byte it broke at, and a
+//! slow one gets more connections where they help.
+//!
+//! * [`partial`]: the growing file, and what an earlier try left in it
+//! * [`writer`]: the thread that owns it
+//! * [`transfer`]: the connections that feed the writer
+//! * [`plan`], [`pace`]: which part is fetched by which connection, and how
+//!   many there are
+//! * [`tries`]: when to try again and when to give up
+
+mod pace;
+mod partial;
+mod plan;
+mod transfer;
+mod tries;
+mod writer;
+
+use std::fs::File;
+use std::io;
+use std::sync::Arc;
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tracing::{debug, warn};
+
+pub(super) use self::plan::Demand;
+
+use self::partial::Partial;
+use self::transfer::Transfer;
+use self::tries::Tries;
+use self::writer::Writer;
+use super::content::Content;
+use super::extents::Extents;
+use super::keeper::Keeper;
+use super::progress::{FillError, Progress, Started, State, publish};
+use super::settings::Durability;
+use super::source::{Opened, Retry, Source};
+use crate::kernel;
+use crate::oci::Digest;
+
+/// Frames on their way from the network to the disk.
+const CHANNEL: usize = 4;
+
+/// Everything a fill needs of its cache.
+pub(super) struct Fill {
+    pub(super) digest: Digest,
+    pub(super) source: Arc<dyn Source>,
+    pub(super) keeper: Arc<Keeper>,
+    pub(super) progress: watch::Sender<Progress>,
+    pub(super) demand: Arc<Demand>,
+}
+
+impl Fill {
+    /// Runs to the end; tells the followers how it ended. On success the blob
+    /// has its name and is returned, synced.
+    pub(super) async fn run(&self) -> Result<(Content, u64), FillError> {
+        let result = self.fetch().await;
+        if let Err(error) = &result {
+            match error {
+                FillError::Source(cause) => debug!(digest = %self.digest, %cause, "fill ended by its source"),
+                other => warn!(digest = %self.digest, error = %other, "fill failed"),
+            }
+            let cause = error.clone();
+            publish(&self.progress, |progress| progress.state = State::Failed(cause));
+            if matches!(error, FillError::Disk(_)) {
+                // What a failing disk has of it is worth nothing, and on a full
+                // one it takes the room that others need.
+                let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
+                let _ = blocking(move || keeper.layout.remove_partial(&digest)).await;
+            }
+        }
+        result
+    }
+
+    async fn fetch(&self) -> Result<(Content, u64), FillError> {
+        let (partial, opened) = self.begin().await?;
+        // A source that cannot say where the end is may be endless.
+        let (total, position) = (opened.total, partial.hashed);
+        let limit = self.keeper.settings.max_blob_size;
+        if total.is_some_and(|total| total > limit) {
+            return Err(FillError::TooLarge { limit });
+        }
+        let _reservation = self.keeper.inventory.reserve(total.unwrap_or(0));
+        self.keeper.wake();
+        let (file, keeper) = (Arc::clone(&partial.file), Arc::clone(&self.keeper));
+        let content = blocking(move || {
+            if let Some(total) = total {
+                allocate(&keeper, &file, total)?;
+            }
+            Ok(Content::of_growing(file, total))
+        })
+        .await?;
+        let started = Started { content: content.clone(), total };
+        publish(&self.progress, |progress| {
+            progress.written = Extents::up_to(position);
+            progress.started = Some(started);
+        });
+
+        let (pieces, receiver) = mpsc::channel(CHANNEL);
+        let (done, outcome) = oneshot::channel();
+        let mut writer = Writer { partial, written: Extents::up_to(position), progress: self.progress.clone() };
+        tokio::task::spawn_blocking(move || {
+            let result = writer.run(receiver).map(|()| writer.partial);
+            // Nobody listens any more only when the fill itself was dropped.
+            let _ = done.send(result);
+        });
+        let received = Transfer::new(self, total, position, pieces).run(opened).await;
+        let partial = outcome.await.map_err(|_| FillError::Stopped)?.map_err(disk)?;
+        received?;
+        self.finish(partial, content, position > 0).await
+    }
+
+    /// Opens the partial file, and the source at its end. What an earlier try
+    /// left is forgotten if the source has no such content.
+    async fn begin(&self) -> Result<(Partial, Opened), FillError> {
+        let (digest, layout) = (self.digest, Arc::clone(&self.keeper.layout));
+        let partial = blocking(move || Partial::open(&layout, &digest)).await?;
+        let opened = self.open(partial.hashed, None, &mut Tries::default()).await;
+        let useless = match &opened {
+            Ok(opened) => opened.total.is_some_and(|total| total < partial.hashed),
+            Err(FillError::Source(error)) => error.retry() == Retry::FromStart,
+            Err(_) => false,
+        };
+        if useless && partial.hashed > 0 {
+            warn!(%digest, "what an earlier transfer left is not part of the content");
+            let partial = blocking(move || partial.restart(&digest)).await?;
+            return Ok((partial, self.open(0, None, &mut Tries::default()).await?));
+        }
+        Ok((partial, opened?))
+    }
+
+    /// Opens the source at `position` or before it, as often as that can help.
+    async fn open(&self, position: u64, until: Option<u64>, tries: &mut Tries) -> Result<Opened, FillError> {
+        loop {
+            match self.source.open(position, until).await {
+                Ok(opened) if opened.start <= position => return Ok(opened),
+                Ok(_) => return Err(FillError::WrongDigest),
+                Err(error) => match error.retry() {
+                    Retry::Never | Retry::FromStart => return Err(FillError::Source(error)),
+                    Retry::After(pause) => tries.pause(pause, error).await?,
+                },
+            }
+        }
+    }
+
+    async fn finish(&self, partial: Partial, content: Content, resumed: bool) -> Result<(Content, u64), FillError> {
+        let Partial { file, hashed, hasher } = partial;
+        if hasher.finish() != self.digest {
+            let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
+            if let Err(error) = blocking(move || keeper.layout.remove_partial(&digest)).await {
+                warn!(digest = %self.digest, %error, "a wrong partial file could not be removed");
+            }
+            warn!(digest = %self.digest, resumed, "the source sent content that does not have its digest");
+            return Err(FillError::WrongDigest);
+        }
+        publish(&self.progress, |progress| progress.state = State::Verified);
+        let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
+        blocking(move || {
+            if keeper.settings.durability == Durability::Sync {
+                kernel::sync_data(&file)?;
+            }
+            keeper.layout.publish(&digest)
+        })
+        .await?;
+        Ok((content, hashed))
+    }
+}
+
+/// Reserves room for the whole blob; on a full disk others go for it.
+fn allocate(keeper: &Keeper, file: &File, total: u64) -> io::Result<()> {
+    match kernel::allocate(file, total) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            if keeper.make_room(total) < total {
+                return Err(error);
+            }
+            kernel::allocate(file, total)
+        }
+        done => done,
+    }
+}
+
+fn disk(error: io::Error) -> FillError {
+    FillError::Disk(Arc::new(error))
+}
+
+/// Runs disk work off the runtime's threads.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> io::Result<T> + Send + 'static) -> Result<T, FillError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| FillError::Stopped)?.map_err(disk)
+}

@@ -1,0 +1,65 @@
+//! The thread that owns the file while it grows: writes, tells, hashes.
+
+use std::io;
+use std::os::unix::fs::FileExt as _;
+
+use bytes::Bytes;
+use tokio::sync::{mpsc, watch};
+
+use super::partial::Partial;
+use crate::cache::extents::Extents;
+use crate::cache::progress::{Progress, publish};
+use crate::kernel;
+
+/// Bytes that came in from the source, and their place.
+pub(super) struct Piece {
+    pub(super) offset: u64,
+    pub(super) bytes: Bytes,
+}
+
+/// What is hashed from the file is read in steps of this size.
+const CATCH_UP: usize = 1 << 20;
+
+pub(super) struct Writer {
+    pub(super) partial: Partial,
+    pub(super) written: Extents,
+    pub(super) progress: watch::Sender<Progress>,
+}
+
+impl Writer {
+    /// Works until the pieces end. Each is told of before it is hashed: nobody
+    /// waits for the hash but the last bytes.
+    pub(super) fn run(&mut self, mut pieces: mpsc::Receiver<Piece>) -> io::Result<()> {
+        while let Some(Piece { offset, bytes }) = pieces.blocking_recv() {
+            self.partial.file.write_all_at(&bytes, offset)?;
+            let end = offset + bytes.len() as u64;
+            self.written.insert(offset, end);
+            publish(&self.progress, |progress| progress.written.insert(offset, end));
+            if offset == self.partial.hashed {
+                self.partial.hasher.update(&bytes);
+                self.partial.hashed = end;
+            }
+            self.catch_up()?;
+        }
+        Ok(())
+    }
+
+    /// Hashes what had come before its turn and is in turn now.
+    fn catch_up(&mut self) -> io::Result<()> {
+        let until = self.written.reach(self.partial.hashed);
+        if until == self.partial.hashed {
+            return Ok(());
+        }
+        let mut buffer = vec![0; CATCH_UP];
+        while self.partial.hashed < until {
+            let len = usize::try_from(until - self.partial.hashed).unwrap_or(CATCH_UP).min(CATCH_UP);
+            let part = buffer.get_mut(..len).unwrap_or_default();
+            if kernel::read_at(&self.partial.file, part, self.partial.hashed)? != len {
+                return Err(io::ErrorKind::UnexpectedEof.into());
+            }
+            self.partial.hasher.update(part);
+            self.partial.hashed += len as u64;
+        }
+        Ok(())
+    }
+}
