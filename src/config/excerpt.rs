@@ -18,8 +18,8 @@ impl Excerpt {
     /// The excerpt for `span` of `file`, which is in line `line`.
     pub(super) fn of(file: &str, span: &Range<usize>, line: usize) -> Option<Excerpt> {
         let (before, marked, after) = (file.get(..span.start)?, file.get(span.clone())?, file.get(span.end..)?);
-        // A URL with user information.
-        if marked.contains("://") && marked.contains('@') {
+        // Perhaps a URL with user information.
+        if marked.contains('@') {
             return None;
         }
         let shown = match marked.lines().next().unwrap_or_default().trim_end() {
