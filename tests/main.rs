@@ -5,5 +5,19 @@
 //! process harness and the real parts (registry, Docker, containerd, podman).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
-mod real_clients;
 mod support;
+
+mod addresses;
+mod closed_world;
+mod content;
+mod fills;
+mod framing;
+mod leaks;
+mod names;
+mod permission;
+mod ranges;
+mod real_clients;
+mod redirects;
+mod restart;
+mod surface;
+mod upstream_auth;

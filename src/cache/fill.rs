@@ -66,10 +66,20 @@ impl Fill {
     async fn transfer(&self) -> Result<(Content, u64), FillError> {
         let digest = self.digest;
         let layout = Arc::clone(&self.layout);
-        let partial = blocking(move || Partial::open(&layout, &digest)).await?;
-        let resumed = partial.written > 0;
-        let mut position = partial.written;
-        let opened = self.open(&mut position, &mut Tries::default()).await?;
+        let mut partial = blocking(move || Partial::open(&layout, &digest)).await?;
+        let mut opened = self.open(partial.written, &mut Tries::default()).await;
+        let useless = match &opened {
+            Ok(opened) => opened.total.is_some_and(|total| total < partial.written),
+            Err(FillError::Source(error)) => error.retry() == Retry::FromStart,
+            Err(_) => false,
+        };
+        if useless && partial.written > 0 {
+            warn!(%digest, "what an earlier transfer left is not part of the content");
+            partial = blocking(move || partial.restart(&digest)).await?;
+            opened = self.open(0, &mut Tries::default()).await;
+        }
+        let opened = opened?;
+        let (position, resumed) = (partial.written, partial.written > 0);
         // A source that cannot say where the end is may be endless.
         let total = opened.total;
         if let Some(total) = total
@@ -121,9 +131,8 @@ impl Fill {
             let stream = match opened.take() {
                 Some(stream) => stream,
                 None => {
-                    let mut at = position;
-                    let stream = self.open(&mut at, &mut tries).await?;
-                    if at != position || stream.total.is_some_and(|again| total.is_some_and(|total| total != again)) {
+                    let stream = self.open(position, &mut tries).await?;
+                    if stream.total.is_some_and(|again| total.is_some_and(|total| total != again)) {
                         // Other content than before: nothing may be spliced.
                         return Err(FillError::WrongDigest);
                     }
@@ -161,7 +170,7 @@ impl Fill {
                 self.check_abandoned(&mut lonely_since, position, total)?;
             };
             match broken.retry() {
-                Retry::Never => return Err(FillError::Source(broken)),
+                Retry::Never | Retry::FromStart => return Err(FillError::Source(broken)),
                 Retry::After(pause) => {
                     debug!(digest = %self.digest, position, cause = %broken, "transfer broke, resuming");
                     tries.pause(pause, broken).await?;
@@ -170,15 +179,14 @@ impl Fill {
         }
     }
 
-    /// Opens the source at `position`, as often as that can help. Where it has
-    /// to be, `position` is moved back to what the source gives.
-    async fn open(&self, position: &mut u64, tries: &mut Tries) -> Result<Opened, FillError> {
+    /// Opens the source at `position` or before it, as often as that can help.
+    async fn open(&self, position: u64, tries: &mut Tries) -> Result<Opened, FillError> {
         loop {
-            match self.source.open(*position).await {
-                Ok(opened) if opened.start <= *position => return Ok(opened),
+            match self.source.open(position).await {
+                Ok(opened) if opened.start <= position => return Ok(opened),
                 Ok(_) => return Err(FillError::WrongDigest),
                 Err(error) => match error.retry() {
-                    Retry::Never => return Err(FillError::Source(error)),
+                    Retry::Never | Retry::FromStart => return Err(FillError::Source(error)),
                     Retry::After(pause) => tries.pause(pause, error).await?,
                 },
             }
@@ -233,23 +241,31 @@ struct Partial {
 
 impl Partial {
     /// Opens the partial of an earlier try and hashes what is in it, or begins
-    /// a new one.
+    /// a new one. There is always something left to ask the source for: it is
+    /// the source's answer that shows who may have the content.
     fn open(layout: &Layout, digest: &Digest) -> io::Result<Partial> {
         let file = layout.open_partial(digest)?;
-        let written = file.metadata()?.len() / RESUME_UNIT * RESUME_UNIT;
-        file.set_len(written)?;
+        let units = file.metadata()?.len() / RESUME_UNIT;
         let mut hasher = Hasher::new(digest.algorithm());
-        let mut buffer = vec![0; 1 << 20];
-        let mut position = 0;
-        while position < written {
-            let read = kernel::read_at(&file, &mut buffer, position)?;
-            if read == 0 {
-                return Err(io::ErrorKind::UnexpectedEof.into());
-            }
-            hasher.update(buffer.get(..read).unwrap_or_default());
-            position += read as u64;
+        let mut before_last = hasher.clone();
+        let mut buffer = vec![0; RESUME_UNIT as usize];
+        for unit in 0..units {
+            before_last = hasher.clone();
+            file.read_exact_at(&mut buffer, unit * RESUME_UNIT)?;
+            hasher.update(&buffer);
         }
+        let mut written = units * RESUME_UNIT;
+        if written > 0 && hasher.clone().finish() == *digest {
+            (hasher, written) = (before_last, written - RESUME_UNIT);
+        }
+        file.set_len(written)?;
         Ok(Partial { file: Arc::new(file), written, hasher })
+    }
+
+    /// Forgets what is in it.
+    fn restart(self, digest: &Digest) -> io::Result<Partial> {
+        self.file.set_len(0)?;
+        Ok(Partial { file: self.file, written: 0, hasher: Hasher::new(digest.algorithm()) })
     }
 }
 

@@ -20,7 +20,7 @@ mod store;
 
 pub use content::{Blob, Content};
 pub use layout::LayoutError;
-pub use progress::FillError;
+pub use progress::{FillError, HELD_BACK};
 pub use reader::{Method, ReadError, Reader};
 pub use settings::{CacheSettings, Durability, MinFree};
 pub use source::{ByteStream, Opened, Retry, Source, SourceError};

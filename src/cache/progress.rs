@@ -66,7 +66,7 @@ pub enum FillError {
 
 /// Bytes at the end that nobody gets before the digest has matched. A small
 /// blob is held back whole, so that a wrong one costs its clients nothing.
-const HELD_BACK: u64 = 64 * 1024;
+pub const HELD_BACK: u64 = 64 * 1024;
 
 impl Progress {
     pub(super) fn new() -> Progress {

@@ -44,6 +44,8 @@ pub struct SourceError {
 pub enum Retry {
     /// The answer will be the same.
     Never,
+    /// The content ends before the offset: what is kept of it is something else.
+    FromStart,
     /// The trouble may pass; at the earliest after this.
     After(Duration),
 }

@@ -11,10 +11,14 @@ use tracing::{debug, warn};
 use super::Puller;
 use super::error::{Error, Result};
 use super::passthrough::Passthrough;
-use crate::cache::{Blob, Entry, FillError, Follower, Method, Opened, Reader, Retry, Source, SourceError};
+use crate::cache::{Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Reader, Retry, Source, SourceError};
 use crate::oci::{ByteRange, Digest, RangeSpec, Repository};
 use crate::registry::Registry;
 use crate::upstream::{self, Upstream};
+
+/// A status line never waits longer for the bytes of a small blob: containerd
+/// gives up after 30 s without one.
+const SMALL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// A blob, or the asked part of it.
 pub struct BlobReply {
@@ -168,6 +172,7 @@ impl Puller {
         method: Method,
     ) -> std::result::Result<BlobReply, FollowError> {
         let total = follower.started().await.map_err(FollowError::Fill)?;
+        verdict_on_small(&mut follower, total).await.map_err(FollowError::Fill)?;
         let range = match (range, total) {
             // RFC 9110 lets an empty range of an empty blob be ignored.
             (Some(range), Some(total)) if total > 0 => Some(range.resolve(total).ok_or(FollowError::Range { total })?),
@@ -188,6 +193,20 @@ impl Puller {
         self.links.put(upstream.registry(), repository, digest, None);
         let total = answer.total;
         Ok(BlobReply { total, range: None, body: BlobBody::Direct(Box::new(Passthrough::new(answer, *digest))) })
+    }
+}
+
+/// All of a small blob is held back until it is verified: to wait for that
+/// before the status line costs its client nothing, and a wrong one gets an
+/// error in place of a body that breaks off. The empty blob has no byte whose
+/// absence could tell.
+async fn verdict_on_small(follower: &mut Follower, total: Option<u64>) -> std::result::Result<(), FillError> {
+    match total {
+        Some(0) => follower.verified().await,
+        Some(total) if total <= HELD_BACK => {
+            tokio::time::timeout(SMALL_PATIENCE, follower.verified()).await.unwrap_or(Ok(()))
+        }
+        _ => Ok(()),
     }
 }
 
@@ -227,6 +246,9 @@ impl Source for UpstreamBlob {
 /// only have expired: the registry is asked for a new one.
 fn source_error(error: upstream::Error) -> SourceError {
     let expired = matches!(&error, upstream::Error::Status { status: 400 | 401 | 403 | 410, .. });
+    if matches!(&error, upstream::Error::Status { status: 416, .. }) {
+        return SourceError::new(error, Retry::FromStart);
+    }
     let retry = if error.is_transient() || expired {
         Retry::After(error.retry_after().unwrap_or(Duration::ZERO))
     } else {

@@ -218,7 +218,7 @@ impl Upstream {
         let scope = format!("repository:{repository}:{action}");
         let known = self.scheme.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(scheme) = &known {
-            ask.authorization = self.tokens.authorization(&self.sender, scheme, &scope).await?;
+            ask.authorization = self.authorise(scheme, &scope).await?;
         }
         let first = self.exchange(url, &ask, follow).await?;
         if first.response.status() != StatusCode::UNAUTHORIZED {
@@ -243,11 +243,21 @@ impl Upstream {
             }
             _ => self.learn(url, first.response.headers()).await?,
         };
-        ask.authorization = self.tokens.authorization(&self.sender, &scheme, &scope).await?;
+        ask.authorization = self.authorise(&scheme, &scope).await?;
         if ask.authorization.is_none() {
             return Err(Error::Denied { status: 401 });
         }
         outcome(self.exchange(url, &ask, follow).await?)
+    }
+
+    /// The header for `scope`. A scheme that cannot work is learned anew by the
+    /// next request: one bad challenge must not outlive its answer.
+    async fn authorise(&self, scheme: &Scheme, scope: &str) -> Result<Option<HeaderValue>> {
+        let authorization = self.tokens.authorization(&self.sender, scheme, scope).await;
+        if authorization.as_ref().is_err_and(|error| !error.is_transient()) {
+            *self.scheme.write().unwrap_or_else(PoisonError::into_inner) = None;
+        }
+        authorization
     }
 
     async fn exchange(&self, url: &Url, ask: &Ask, follow: bool) -> Result<Answer> {

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use tempfile::TempDir;
 
+use crate::support::process::Daemon;
 use crate::support::real::available;
 use crate::support::real::images::{Flavour, Image, Index, app, multi_architecture};
-use crate::support::real::process::Daemon;
 use crate::support::real::registry::RealRegistry;
 use crate::support::real::token_server::{SECRET, TokenServer, USERNAME};
 

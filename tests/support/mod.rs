@@ -1,3 +1,8 @@
 //! The parts that tests are built from.
 
+pub(crate) mod digest;
+pub(crate) mod http;
+pub(crate) mod process;
+pub(crate) mod proxy;
 pub(crate) mod real;
+pub(crate) mod upstream;

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use super::process::{Daemon, Outcome, bounded, state_dir};
+use crate::support::process::{Daemon, Outcome, bounded, state_dir};
 
 /// containerd with its own root, state and socket.
 #[derive(Debug)]

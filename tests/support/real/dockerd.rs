@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::process::{Daemon, Outcome, bounded, state_dir};
+use crate::support::process::{Daemon, Outcome, bounded, state_dir};
 
 /// A daemon with its own data, its own containerd and its own socket.
 #[derive(Debug)]

@@ -9,7 +9,8 @@
 //! * [`registry`] and [`push`]: the private registry, its content and its access log
 //! * [`images`]: images made from a static busybox, the same bytes every time
 //! * [`dockerd`], [`containerd`], [`podman`], [`skopeo`]: one client each
-//! * [`process`]: how all of them are started and ended
+//!
+//! All of them are started and ended by [`super::process`].
 //!
 //! Every part has its own state in its own temporary directory, listens on
 //! loopback or a Unix socket, sees no environment but the one given here, and
@@ -19,7 +20,7 @@ pub(crate) mod containerd;
 pub(crate) mod dockerd;
 pub(crate) mod images;
 pub(crate) mod podman;
-pub(crate) mod process;
+
 pub(crate) mod push;
 pub(crate) mod registry;
 pub(crate) mod skopeo;

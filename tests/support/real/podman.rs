@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tempfile::TempDir;
 
-use super::process::{Outcome, bounded, state_dir};
+use crate::support::process::{Outcome, bounded, state_dir};
 
 /// podman with its own images, containers and configuration.
 #[derive(Debug)]

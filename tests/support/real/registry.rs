@@ -12,10 +12,10 @@ use std::time::Duration;
 use tempfile::TempDir;
 
 use super::images::{Image, Index};
-use super::process::Daemon;
 use super::push::Push;
 use super::token::{ISSUER, SERVICE};
 use super::token_server::TokenServer;
+use crate::support::process::Daemon;
 
 /// One line of the access log.
 #[derive(Clone, Debug, PartialEq, Eq)]

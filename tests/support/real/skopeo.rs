@@ -4,7 +4,7 @@ use std::fs;
 
 use tempfile::TempDir;
 
-use super::process::{Outcome, bounded, state_dir};
+use crate::support::process::{Outcome, bounded, state_dir};
 
 /// skopeo and a directory to copy into.
 #[derive(Debug)]

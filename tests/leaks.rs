@@ -1,0 +1,84 @@
+//! Canaries in every secret that passes through: none of them is ever in a
+//! log (at trace level), an answer, a metric or a file of the cache (case J).
+
+use std::fs;
+use std::path::Path;
+
+use crate::support::digest::noise;
+use crate::support::http;
+use crate::support::proxy::{Setup, credential};
+use crate::support::upstream::{Answer, Event, Guard, SECRET, TOKEN_PREFIX, Upstream};
+
+const CLIENT_SECRET: &str = "c4nary-of-the-client";
+
+#[test]
+fn j1_no_secret_leaves_through_a_side_door() {
+    let (upstream, storage) = (Upstream::start(), Upstream::start());
+    upstream.guard(Guard::Token);
+    let bytes = noise(1, 500_000);
+    let digest = upstream.blob("app", &bytes);
+    storage.blob("app", &bytes);
+    upstream.redirect_blobs(&storage);
+    upstream.image("app", "1", &[]);
+    // Trouble of every sort, because errors are where secrets leak.
+    storage.first(1, "GET", "/storage/", |_, answer| answer.at(100_000, Event::Reset));
+    upstream.on("GET", "/v2/broken/", |_, _| Answer::raw("HTTP/1.1 200 OK\r\nbroken"));
+    upstream.on("GET", "/v2/elsewhere/", |_, _| {
+        Answer::status(307).header("Location", "https://user:s3cr3t@10.0.0.1/?signature=s3cr3t")
+    });
+    upstream.on("GET", "/v2/rejected/", |_, answer| {
+        answer.replace("WWW-Authenticate", "Bearer realm=\"https://a.example/?s3cr3t\"")
+    });
+    let keys =
+        format!("default = true\naccess = \"anyone\"\nredirect_origins = [\"{}\"]\n{}", storage.origin(), credential());
+    let hash = &crate::support::digest::sha256(CLIENT_SECRET.as_bytes())["sha256:".len()..];
+    let mut proxy = Setup::new()
+        .registry("sample", &upstream, &keys)
+        .text(&format!("[[client]]\nname = \"ci\"\ntoken_hash = \"{hash}\"\ngrants = [\"sample/**\"]\n"))
+        .start();
+    let mut shown = String::new();
+    let bearer = format!("Bearer {CLIENT_SECRET}");
+    for target in [
+        format!("/v2/app/blobs/{digest}"),
+        "/v2/app/manifests/1".into(),
+        "/v2/app/tags/list".into(),
+        "/v2/broken/manifests/1".into(),
+        "/v2/elsewhere/manifests/1".into(),
+        "/v2/rejected/manifests/1".into(),
+        format!("/v2/app/manifests/{digest}?token={CLIENT_SECRET}"),
+    ] {
+        for method in ["GET", "HEAD"] {
+            let answer = http::send(proxy.address(), method, &target, &[("Authorization", &bearer)]);
+            shown += &format!("{:?}", answer.headers);
+            if answer.body.len() < 100_000 {
+                shown += &String::from_utf8_lossy(&answer.body);
+            }
+        }
+    }
+    let wrong = proxy.get_with("/v2/app/manifests/1", &[("Authorization", &format!("Bearer {CLIENT_SECRET}x"))]);
+    assert_eq!(wrong.status, 401);
+    shown += &String::from_utf8_lossy(&http::get(proxy.admin(), "/metrics").body);
+    shown += &proxy.log();
+    assert!(proxy.log().contains("DEBUG"), "the log is at its most talkative");
+    proxy.stop();
+    search(&proxy.cache(), &mut shown);
+    let basic = {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(format!("robot:{SECRET}"))
+    };
+    for secret in [SECRET, TOKEN_PREFIX, CLIENT_SECRET, &basic, "s3cr3t"] {
+        let at = shown.find(secret);
+        assert!(at.is_none(), "{secret} in …{}…", &shown[at.unwrap().saturating_sub(300)..at.unwrap() + secret.len()]);
+    }
+}
+
+fn search(dir: &Path, shown: &mut String) {
+    for entry in fs::read_dir(dir).unwrap().flatten() {
+        if entry.path().is_dir() {
+            search(&entry.path(), shown);
+        } else {
+            *shown += &entry.path().display().to_string();
+            *shown += &String::from_utf8_lossy(&fs::read(entry.path()).unwrap());
+        }
+    }
+}

@@ -1,0 +1,207 @@
+//! A cached blob is served only through a repository whose credential was
+//! shown to read it, and only to whoever was granted that (cases C1 to C12).
+
+use crate::support::digest::{noise, sha256};
+use crate::support::http::{self, Response};
+use crate::support::proxy::{Proxy, Setup, credential};
+use crate::support::upstream::{Answer, Event, Gate, MANIFEST, Upstream};
+
+const ALICE: &str = "token-of-alice";
+const BOB: &str = "token-of-bob";
+
+/// Two tenants, each with a registry and an upstream of its own.
+struct Tenants {
+    alices: Upstream,
+    bobs: Upstream,
+    proxy: Proxy,
+    digest: String,
+}
+
+fn client(name: &str, token: &str, grant: &str) -> String {
+    let hash = &sha256(token.as_bytes())["sha256:".len()..];
+    format!("[[client]]\nname = \"{name}\"\ntoken_hash = \"{hash}\"\ngrants = [\"{grant}\"]\n")
+}
+
+fn tenants() -> Tenants {
+    let (alices, bobs) = (Upstream::start(), Upstream::start());
+    let digest = alices.blob("app", &noise(1, 200_000));
+    let proxy = Setup::new()
+        .registry("alices", &alices, &credential())
+        .registry("bobs", &bobs, &credential())
+        .text(&client("alice", ALICE, "alices/**"))
+        .text(&client("bob", BOB, "bobs/**"))
+        .start();
+    Tenants { alices, bobs, proxy, digest }
+}
+
+impl Tenants {
+    fn ask(&self, token: &str, method: &str, target: &str, headers: &[(&str, &str)]) -> Response {
+        let bearer = format!("Bearer {token}");
+        let mut all = vec![("Authorization", bearer.as_str())];
+        all.extend_from_slice(headers);
+        http::send(self.proxy.address(), method, target, &all)
+    }
+
+    fn alice_pulls(&self) {
+        self.ask(ALICE, "GET", &format!("/v2/alices/app/blobs/{}", self.digest), &[]).assert_content(&self.digest);
+        self.proxy.wait_for_blobs(1);
+    }
+
+    fn bob_asks(&self) -> Response {
+        self.ask(BOB, "GET", &format!("/v2/bobs/app/blobs/{}", self.digest), &[])
+    }
+}
+
+#[test]
+fn c1_without_credentials_a_private_registry_challenges_for_everything_cached_or_not() {
+    let tenants = tenants();
+    let manifest = tenants.alices.image("app", "1", &[]);
+    assert_eq!(tenants.ask(ALICE, "GET", "/v2/alices/app/manifests/1", &[]).body, manifest);
+    tenants.alice_pulls();
+    tenants.alices.forget();
+    let digest = &tenants.digest;
+    let targets = [
+        format!("/v2/alices/app/blobs/{digest}"),
+        format!("/v2/alices/app/blobs/{}", sha256(b"unknown")),
+        "/v2/alices/app/manifests/1".into(),
+        format!("/v2/alices/app/manifests/{}", sha256(&manifest)),
+        "/v2/alices/app/tags/list".into(),
+        format!("/v2/alices/app/referrers/{digest}"),
+        "/v2/nobody/app/manifests/1".into(),
+    ];
+    for target in targets {
+        for method in ["GET", "HEAD"] {
+            let answer = http::send(tenants.proxy.address(), method, &target, &[]);
+            assert_eq!(answer.status, 401, "{method} {target}");
+            assert!(answer.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic realm=")));
+            for name in ["etag", "docker-content-digest", "content-range"] {
+                assert_eq!(answer.header(name), None, "{target} {name}");
+            }
+        }
+    }
+    assert_eq!(tenants.alices.connections(), 0);
+}
+
+#[test]
+fn c2_malformed_credentials_are_no_credentials() {
+    let tenants = tenants();
+    tenants.alice_pulls();
+    let target = format!("/v2/alices/app/blobs/{}", tenants.digest);
+    let long = format!("Bearer {}", "a".repeat(8000));
+    for value in ["x", "Basic", "Basic ", "Basic !!!", "Basic YWJj", "Bearer", "Bearer  ", "Digest a=b", &long] {
+        let answer = tenants.proxy.get_with(&target, &[("Authorization", value)]);
+        assert_eq!(answer.status, 401, "{value:.40}");
+    }
+    let bearer = format!("Bearer {ALICE}");
+    let twice = tenants.proxy.get_with(&target, &[("Authorization", &bearer), ("Authorization", &bearer)]);
+    assert_eq!(twice.status, 401);
+}
+
+#[test]
+fn c6_what_another_registry_cached_is_asked_of_ones_own_upstream() {
+    let tenants = tenants();
+    tenants.alice_pulls();
+    let answer = tenants.bob_asks();
+    assert_eq!(answer.verdict(), (404, "BLOB_UNKNOWN".into()));
+    assert_eq!(tenants.bobs.count("HEAD", &tenants.digest), 1);
+    assert_eq!(tenants.bobs.count("GET", &tenants.digest), 0);
+    // With the blob in his registry too, the bytes need not travel again.
+    tenants.bobs.blob("app", &noise(1, 200_000));
+    assert!(crate::support::proxy::eventually(|| tenants.bob_asks().status == 200));
+    assert_eq!(tenants.bobs.count("GET", &tenants.digest), 0);
+}
+
+#[test]
+fn c7_without_an_answer_from_ones_own_upstream_nothing_is_served() {
+    let tenants = tenants();
+    tenants.alice_pulls();
+    tenants.bobs.rule(|_, _| Answer::status(503));
+    let answer = tenants.bob_asks();
+    assert!(matches!(answer.status, 502..=504), "{}", answer.status);
+    assert!(answer.body.len() < 1000);
+}
+
+#[test]
+fn c8_a_manifest_that_names_a_private_digest_gives_nobody_the_right_to_it() {
+    let tenants = tenants();
+    tenants.alice_pulls();
+    let manifest = serde_json::json!({
+        "schemaVersion": 2,
+        "mediaType": MANIFEST,
+        "config": { "mediaType": "application/vnd.oci.image.config.v1+json", "digest": tenants.digest, "size": 200_000 },
+        "layers": [{ "mediaType": "a/b", "digest": tenants.digest, "size": 200_000 }],
+    });
+    tenants.bobs.manifest("app", "evil", MANIFEST, manifest.to_string().as_bytes());
+    assert_eq!(tenants.ask(BOB, "GET", "/v2/bobs/app/manifests/evil", &[]).status, 200);
+    assert_eq!(tenants.bob_asks().verdict(), (404, "BLOB_UNKNOWN".into()));
+    // Nor does the manifest itself wander from repository to repository.
+    let digest = sha256(manifest.to_string().as_bytes());
+    assert_eq!(tenants.ask(ALICE, "GET", &format!("/v2/alices/app/manifests/{digest}"), &[]).status, 404);
+}
+
+#[test]
+fn c9_a_transfer_of_another_registry_is_not_joined_without_permission() {
+    let tenants = tenants();
+    let gate = Gate::new();
+    let closed = gate.clone();
+    tenants.alices.on("GET", "/blobs/", move |_, answer| answer.at(100_000, Event::Wait(closed.clone())));
+    let bearer = format!("Bearer {ALICE}");
+    let target = format!("/v2/alices/app/blobs/{}", tenants.digest);
+    let alices = http::open(tenants.proxy.address(), "GET", &target, &[("Authorization", &bearer)]);
+    gate.wait_until_reached();
+    assert_eq!(tenants.bob_asks().verdict(), (404, "BLOB_UNKNOWN".into()));
+    gate.open();
+    alices.finish().assert_content(&tenants.digest);
+}
+
+#[test]
+fn c12_no_form_of_asking_tells_more_than_another() {
+    let tenants = tenants();
+    tenants.alice_pulls();
+    let target = format!("/v2/bobs/app/blobs/{}", tenants.digest);
+    let etag = format!("\"{}\"", tenants.digest);
+    for (method, headers) in [
+        ("GET", vec![]),
+        ("HEAD", vec![]),
+        ("GET", vec![("Range", "bytes=0-0")]),
+        ("GET", vec![("Range", "bytes=999999999-")]),
+        ("GET", vec![("If-None-Match", etag.as_str())]),
+        ("GET", vec![("If-None-Match", "*")]),
+        ("HEAD", vec![("If-None-Match", etag.as_str())]),
+    ] {
+        let answer = tenants.ask(BOB, method, &target, &headers);
+        assert_eq!(answer.status, 404, "{method} {headers:?}");
+        for name in ["etag", "docker-content-digest", "content-range"] {
+            assert_eq!(answer.header(name), None, "{method} {headers:?} {name}");
+        }
+    }
+}
+
+#[test]
+fn a_grant_ends_where_its_pattern_ends() {
+    let upstream = Upstream::start();
+    let proxy =
+        Setup::new().registry("hub", &upstream, &credential()).text(&client("ci", ALICE, "hub/library/*")).start();
+    let bearer = format!("Bearer {ALICE}");
+    for repository in ["library/alpine", "library/sub/alpine", "other/alpine", "library"] {
+        upstream.image(repository, "1", &[]);
+        let answer = proxy.get_with(&format!("/v2/hub/{repository}/manifests/1"), &[("Authorization", &bearer)]);
+        let allowed = repository == "library/alpine";
+        assert_eq!(answer.status, if allowed { 200 } else { 404 }, "{repository}");
+    }
+    assert!(upstream.requests().iter().all(|request| request.target.contains("/library/alpine/")));
+}
+
+#[test]
+fn permission_that_upstream_once_gave_survives_a_restart() {
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(4, 100_000));
+    let mut proxy = Setup::stored(&upstream).start();
+    let target = format!("/v2/app/blobs/{digest}");
+    proxy.get(&target).assert_content(&digest);
+    proxy.wait_for_blobs(1);
+    proxy.restart();
+    upstream.forget();
+    proxy.get(&target).assert_content(&digest);
+    assert_eq!(upstream.connections(), 0);
+}

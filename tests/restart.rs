@@ -1,0 +1,171 @@
+//! What is on disk is worth something to the next process, however the last
+//! one ended.
+
+use crate::support::digest::noise;
+use crate::support::http;
+use crate::support::proxy::{Proxy, Setup};
+use crate::support::upstream::{Event, Gate, Upstream};
+
+const SIZE: usize = 8 << 20;
+
+fn start() -> (Upstream, Proxy, String) {
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(1, SIZE));
+    let proxy = Setup::open(&upstream).start();
+    (upstream, proxy, digest)
+}
+
+#[test]
+fn a_restart_keeps_blobs_and_manifests() {
+    let (upstream, mut proxy, digest) = start();
+    let manifest = upstream.image("app", "1", &[b"a layer"]);
+    let by_digest = format!("/v2/app/manifests/{}", crate::support::digest::sha256(&manifest));
+    assert_eq!(proxy.get("/v2/app/manifests/1").status, 200);
+    proxy.get(&format!("/v2/app/blobs/{digest}")).assert_content(&digest);
+    proxy.restart();
+    upstream.forget();
+    proxy.get(&format!("/v2/app/blobs/{digest}")).assert_content(&digest);
+    assert_eq!(proxy.get(&by_digest).body, manifest);
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[test]
+fn f01_a_transfer_that_was_killed_in_the_middle_is_continued_by_the_next_process() {
+    let (upstream, mut proxy, digest) = start();
+    let gate = Gate::new();
+    let closed = gate.clone();
+    let at = SIZE * 3 / 4;
+    upstream.first(1, "GET", "/blobs/", move |_, answer| answer.at(at, Event::Wait(closed.clone())));
+    let mut client = http::open(proxy.address(), "GET", &format!("/v2/app/blobs/{digest}"), &[]);
+    client.read(at);
+    proxy.kill();
+    gate.open();
+    assert!(!client.finish().complete);
+    proxy.restart();
+    proxy.get(&format!("/v2/app/blobs/{digest}")).assert_content(&digest);
+    let resumed = upstream.requests().last().unwrap().range_start().unwrap_or(0);
+    assert!(at - resumed <= 1 << 20, "{resumed} of {at}");
+    proxy.wait_for_blobs(1);
+    proxy.assert_cache_is_sound();
+}
+
+#[test]
+fn f01_killed_at_random_points_nothing_on_disk_is_ever_wrong() {
+    let (upstream, mut proxy, digest) = start();
+    let target = format!("/v2/app/blobs/{digest}");
+    let mut random = fastrand::Rng::with_seed(7);
+    for _ in 0..5 {
+        let mut client = http::open(proxy.address(), "GET", &target, &[]);
+        client.read(random.usize(0..SIZE));
+        proxy.kill();
+        proxy.assert_cache_is_sound();
+        proxy.restart();
+    }
+    proxy.get(&target).assert_content(&digest);
+    assert!(upstream.count("GET", "/blobs/") <= 6);
+}
+
+#[test]
+fn f48_what_a_killed_transfer_left_is_not_believed() {
+    let (upstream, mut proxy, digest) = start();
+    let gate = Gate::new();
+    let closed = gate.clone();
+    upstream.first(1, "GET", "/blobs/", move |_, answer| answer.at(SIZE / 2, Event::Wait(closed.clone())));
+    let mut client = http::open(proxy.address(), "GET", &format!("/v2/app/blobs/{digest}"), &[]);
+    client.read(SIZE / 2);
+    proxy.kill();
+    gate.open();
+    let partial = proxy.partials().pop().unwrap();
+    let mut bytes = std::fs::read(&partial).unwrap();
+    bytes[1000] ^= 1;
+    std::fs::write(&partial, &bytes).unwrap();
+    proxy.restart();
+    // Whoever follows the damaged one is cut; the next transfer begins anew.
+    assert!(!proxy.get(&format!("/v2/app/blobs/{digest}")).complete);
+    proxy.get(&format!("/v2/app/blobs/{digest}")).assert_content(&digest);
+    assert_eq!(upstream.count("GET", "/blobs/"), 3);
+    proxy.assert_cache_is_sound();
+}
+
+#[test]
+fn f48_a_partial_longer_than_the_content_is_thrown_away() {
+    let (upstream, mut proxy, _) = start();
+    let digest = upstream.blob("app", &noise(3, 100_000));
+    let name = digest.replace(':', "-");
+    proxy.stop();
+    std::fs::write(proxy.cache().join("partial").join(name), noise(4, 3 << 20)).unwrap();
+    proxy.restart();
+    proxy.get(&format!("/v2/app/blobs/{digest}")).assert_content(&digest);
+}
+
+#[test]
+fn f13_a_file_that_is_gone_is_fetched_again() {
+    let (upstream, mut proxy, digest) = start();
+    let target = format!("/v2/app/blobs/{digest}");
+    proxy.get(&target).assert_content(&digest);
+    proxy.wait_for_blobs(1);
+    proxy.stop();
+    std::fs::remove_file(proxy.blobs().pop().unwrap()).unwrap();
+    proxy.restart();
+    proxy.get(&target).assert_content(&digest);
+    assert_eq!(upstream.count("GET", "/blobs/"), 2);
+}
+
+#[test]
+fn f14_without_its_index_the_cache_asks_upstream_and_serves() {
+    for garbage in [None, Some(&b"not a database"[..])] {
+        let (upstream, mut proxy, digest) = start();
+        let target = format!("/v2/app/blobs/{digest}");
+        proxy.get(&target).assert_content(&digest);
+        proxy.wait_for_blobs(1);
+        proxy.stop();
+        let index = proxy.cache().join("links.redb");
+        std::fs::remove_file(&index).unwrap();
+        if let Some(bytes) = garbage {
+            std::fs::write(&index, bytes).unwrap();
+        }
+        proxy.restart();
+        upstream.forget();
+        proxy.get(&target).assert_content(&digest);
+        assert_eq!(upstream.count("GET", "/blobs/"), 0, "permission is asked again, bytes are not");
+        assert_eq!(upstream.count("HEAD", "/blobs/"), 1);
+    }
+}
+
+#[test]
+fn f35_a_second_process_on_the_same_directory_passes_through_and_writes_nothing() {
+    let (upstream, proxy, digest) = start();
+    let second = Setup::open(&upstream).environment("TRANSSHIP_CACHE_DIR", proxy.cache().to_str().unwrap()).start();
+    let target = format!("/v2/app/blobs/{digest}");
+    second.get(&target).assert_content(&digest);
+    assert_eq!(proxy.blobs().len(), 0);
+    assert!(second.log().contains("another process"), "{}", second.log());
+    proxy.get(&target).assert_content(&digest);
+    proxy.wait_for_blobs(1);
+    upstream.forget();
+    second.get(&target).assert_content(&digest);
+    assert_eq!(upstream.count("GET", "/blobs/"), 0, "what the first has cached, the second reads");
+}
+
+#[test]
+fn f36_a_stop_lets_running_transfers_finish() {
+    let (upstream, mut proxy, digest) = start();
+    let gate = Gate::new();
+    let closed = gate.clone();
+    upstream.on("GET", "/blobs/", move |_, answer| answer.at(SIZE / 2, Event::Wait(closed.clone())));
+    let client = http::open(proxy.address(), "GET", &format!("/v2/app/blobs/{digest}"), &[]);
+    gate.wait_until_reached();
+    let (admin, finished) = (proxy.admin(), std::thread::spawn(move || client.finish()));
+    std::thread::scope(|scope| {
+        scope.spawn(|| {
+            std::thread::sleep(std::time::Duration::from_millis(300));
+            gate.open();
+        });
+        let stopping = scope.spawn(|| proxy.stop());
+        std::thread::sleep(std::time::Duration::from_millis(150));
+        assert_eq!(http::get(admin, "/readyz").status, 503);
+        stopping.join().unwrap();
+    });
+    finished.join().unwrap().assert_content(&digest);
+    assert_eq!(proxy.blobs().len(), 1);
+}
