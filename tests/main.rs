@@ -11,6 +11,8 @@ mod addresses;
 mod check;
 mod closed_world;
 mod content;
+mod demo;
+mod disk;
 mod fills;
 mod framing;
 mod leaks;

@@ -20,7 +20,7 @@ use tracing::warn;
 use crate::oci::{Digest, MediaType, Repository};
 use crate::registry::Registry;
 
-const TABLE: TableDefinition<'_, &str, (u64, &str)> = TableDefinition::new("links");
+const TABLE: TableDefinition<'_, &str, (u64, Option<u64>, &str)> = TableDefinition::new("links");
 /// Links in memory.
 const RECENT: u64 = 100_000;
 /// Links are committed at this pace; a crash loses at most so much.
@@ -35,6 +35,8 @@ pub struct Link {
     seen_at: u64,
     /// The type to serve a manifest with; absent for blobs.
     pub media_type: Option<MediaType>,
+    /// How long upstream said the content is, in bytes.
+    pub size: Option<u64>,
 }
 
 type Key = Arc<str>;
@@ -90,9 +92,16 @@ impl Links {
     }
 
     /// Remembers that upstream has just allowed it.
-    pub fn put(&self, registry: &Registry, repository: &Repository, digest: &Digest, media_type: Option<&MediaType>) {
+    pub fn put(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+        media_type: Option<&MediaType>,
+        size: Option<u64>,
+    ) {
         let key = key(registry, repository, digest);
-        let link = Link { seen_at: now(), media_type: media_type.cloned() };
+        let link = Link { seen_at: now(), media_type: media_type.cloned(), size };
         if let Some(stored) = &self.stored
             && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
         {
@@ -126,8 +135,8 @@ impl Stored {
         let transaction = self.database.begin_read().ok()?;
         let table = transaction.open_table(TABLE).ok()?;
         let found = table.get(key).ok()??;
-        let (seen_at, media_type) = found.value();
-        Some(Link { seen_at, media_type: MediaType::parse(media_type) })
+        let (seen_at, size, media_type) = found.value();
+        Some(Link { seen_at, media_type: MediaType::parse(media_type), size })
     }
 }
 
@@ -156,7 +165,7 @@ fn commit(database: &Database, batch: &[(Key, Link)]) -> Result<(), redb::Error>
         let mut table = transaction.open_table(TABLE)?;
         for (key, link) in batch {
             let media_type = link.media_type.as_ref().map_or("", MediaType::as_str);
-            table.insert(&**key, (link.seen_at, media_type))?;
+            table.insert(&**key, (link.seen_at, link.size, media_type))?;
         }
     }
     transaction.commit()?;

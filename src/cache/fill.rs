@@ -18,9 +18,10 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, warn};
 
 use super::content::Content;
+use super::keeper::Keeper;
 use super::layout::Layout;
 use super::progress::{FillError, Progress, Started, State, publish};
-use super::settings::{CacheSettings, Durability};
+use super::settings::Durability;
 use super::source::{Opened, Retry, Source, SourceError};
 use crate::kernel;
 use crate::oci::{Digest, Hasher};
@@ -42,8 +43,7 @@ const ABANDONED_REST: u64 = 64 << 20;
 pub(super) struct Fill {
     pub(super) digest: Digest,
     pub(super) source: Arc<dyn Source>,
-    pub(super) layout: Arc<Layout>,
-    pub(super) settings: Arc<CacheSettings>,
+    pub(super) keeper: Arc<Keeper>,
     pub(super) progress: watch::Sender<Progress>,
 }
 
@@ -57,15 +57,21 @@ impl Fill {
                 FillError::Source(cause) => debug!(digest = %self.digest, %cause, "fill ended by its source"),
                 other => warn!(digest = %self.digest, error = %other, "fill failed"),
             }
-            let error = error.clone();
-            publish(&self.progress, |progress| progress.state = State::Failed(error));
+            let cause = error.clone();
+            publish(&self.progress, |progress| progress.state = State::Failed(cause));
+            if matches!(error, FillError::Disk(_)) {
+                // What a failing disk has of it is worth nothing, and on a full
+                // one it takes the room that others need.
+                let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
+                let _ = blocking(move || keeper.layout.remove_partial(&digest)).await;
+            }
         }
         result
     }
 
     async fn transfer(&self) -> Result<(Content, u64), FillError> {
         let digest = self.digest;
-        let layout = Arc::clone(&self.layout);
+        let layout = Arc::clone(&self.keeper.layout);
         let mut partial = blocking(move || Partial::open(&layout, &digest)).await?;
         let mut opened = self.open(partial.written, &mut Tries::default()).await;
         let useless = match &opened {
@@ -83,14 +89,16 @@ impl Fill {
         // A source that cannot say where the end is may be endless.
         let total = opened.total;
         if let Some(total) = total
-            && total > self.settings.max_blob_size
+            && total > self.keeper.settings.max_blob_size
         {
-            return Err(FillError::TooLarge { limit: self.settings.max_blob_size });
+            return Err(FillError::TooLarge { limit: self.keeper.settings.max_blob_size });
         }
-        let file = Arc::clone(&partial.file);
+        let _reservation = self.keeper.inventory.reserve(total.unwrap_or(0));
+        self.keeper.wake();
+        let (file, keeper) = (Arc::clone(&partial.file), Arc::clone(&self.keeper));
         let content = blocking(move || {
             if let Some(total) = total {
-                kernel::allocate(&file, total)?;
+                allocate(&keeper, &file, total)?;
             }
             Ok(Content::of_growing(file, total))
         })
@@ -142,7 +150,7 @@ impl Fill {
             let mut skip = position - stream.start;
             let mut body = stream.body;
             let broken = loop {
-                let next = tokio::time::timeout(self.settings.idle_timeout, body.next()).await;
+                let next = tokio::time::timeout(self.keeper.settings.idle_timeout, body.next()).await;
                 let mut frame = match next {
                     Err(_) => break SourceError::new(Stalled, Retry::After(Duration::ZERO)),
                     Ok(Some(Err(error))) => break error,
@@ -157,7 +165,7 @@ impl Fill {
                 if frame.is_empty() {
                     continue;
                 }
-                let limit = total.unwrap_or(self.settings.max_blob_size);
+                let limit = total.unwrap_or(self.keeper.settings.max_blob_size);
                 if position + frame.len() as u64 > limit {
                     return Err(FillError::TooLarge { limit });
                 }
@@ -209,7 +217,7 @@ impl Fill {
     async fn finish(&self, partial: Partial, content: Content, resumed: bool) -> Result<(Content, u64), FillError> {
         let Partial { file, written, hasher } = partial;
         if hasher.finish() != self.digest {
-            let path = self.layout.partial(&self.digest);
+            let path = self.keeper.layout.partial(&self.digest);
             if let Err(error) = blocking(move || std::fs::remove_file(path)).await {
                 warn!(digest = %self.digest, %error, "a wrong partial file could not be removed");
             }
@@ -220,7 +228,8 @@ impl Fill {
             progress.available = written;
             progress.state = State::Verified;
         });
-        let (layout, digest, durability) = (Arc::clone(&self.layout), self.digest, self.settings.durability);
+        let (layout, digest, durability) =
+            (Arc::clone(&self.keeper.layout), self.digest, self.keeper.settings.durability);
         blocking(move || {
             if durability == Durability::Sync {
                 kernel::sync_data(&file)?;
@@ -304,6 +313,19 @@ impl Tries {
         let ceiling = PAUSE.0.saturating_mul(1 << self.0).min(PAUSE.1);
         tokio::time::sleep(at_least.max(ceiling.mul_f64(fastrand::f64()))).await;
         Ok(())
+    }
+}
+
+/// Reserves room for the whole blob; on a full disk others go for it.
+fn allocate(keeper: &Keeper, file: &File, total: u64) -> io::Result<()> {
+    match kernel::allocate(file, total) {
+        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
+            if keeper.make_room(total) < total {
+                return Err(error);
+            }
+            kernel::allocate(file, total)
+        }
+        done => done,
     }
 }
 

@@ -5,6 +5,8 @@
 //!   VERSION          {"format":1}
 //!   blobs/<algorithm>/<first two hex>/<hex>     complete, verified, immutable
 //!   partial/<algorithm>-<hex>                   growing
+//!   quarantine/<algorithm>-<hex>                damaged, the last few of them
+//!   CLEAN            there only while no process uses the directory
 //! ```
 //! Every path below the root is built from a parsed [`Digest`].
 
@@ -12,12 +14,15 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use super::settings::Durability;
 use crate::kernel;
 use crate::oci::{Algorithm, Digest};
 
 const FORMAT: u32 = 1;
+const MAX_QUARANTINED_FILES: usize = 16;
+const MAX_QUARANTINED_BYTES: u64 = 1 << 30;
 
 /// Why a directory cannot be the cache.
 #[derive(Debug, thiserror::Error)]
@@ -57,6 +62,15 @@ pub(super) struct Layout {
     root: PathBuf,
     /// Held for as long as the process lives; absent in a second process.
     lock: Option<File>,
+    was_clean: bool,
+}
+
+/// A complete blob, as the directory shows it.
+#[derive(Debug)]
+pub(super) struct Listed {
+    pub(super) digest: Digest,
+    pub(super) size: u64,
+    pub(super) modified: SystemTime,
 }
 
 impl Layout {
@@ -75,13 +89,15 @@ impl Layout {
         if metadata.permissions().mode() & 0o022 != 0 {
             return refuse("writable by others");
         }
-        let mut layout = Layout { root: root.to_owned(), lock: None };
+        let mut layout = Layout { root: root.to_owned(), lock: None, was_clean: true };
         let lock = private(OpenOptions::new().create(true).truncate(false).write(true)).open(root.join("LOCK"));
         if let Ok(lock) = lock
             && kernel::try_lock(&lock).unwrap_or(false)
         {
             layout.check_version()?;
+            let is_new = !root.join("blobs").exists();
             layout.make_directories().map_err(io)?;
+            layout.was_clean = removed(fs::remove_file(root.join("CLEAN"))).unwrap_or(false) || is_new;
             layout.lock = Some(lock);
         }
         Ok(layout)
@@ -150,6 +166,85 @@ impl Layout {
         File::open(directory)?.sync_all()
     }
 
+    /// Removes a blob; whether it was there.
+    pub(super) fn remove_blob(&self, digest: &Digest) -> io::Result<bool> {
+        removed(fs::remove_file(self.blob(digest)))
+    }
+
+    /// Removes a partial file, if there is one.
+    pub(super) fn remove_partial(&self, digest: &Digest) -> io::Result<bool> {
+        removed(fs::remove_file(self.partial(digest)))
+    }
+
+    /// Moves a damaged blob aside, where somebody can look at it; of many, the
+    /// first few stay.
+    pub(super) fn quarantine(&self, digest: &Digest) -> io::Result<()> {
+        let aside = self.root.join("quarantine");
+        DirBuilder::new().recursive(true).mode(0o700).create(&aside)?;
+        let (mut files, mut bytes) = (0, 0);
+        for entry in fs::read_dir(&aside)?.flatten() {
+            files += 1;
+            bytes += entry.metadata().map_or(0, |metadata| metadata.len());
+        }
+        let from = self.blob(digest);
+        let size = fs::metadata(&from).map_or(0, |metadata| metadata.len());
+        if files < MAX_QUARANTINED_FILES && bytes + size <= MAX_QUARANTINED_BYTES {
+            let name = format!("{}-{}", digest.algorithm().name(), digest.hex());
+            fs::rename(from, aside.join(name))
+        } else {
+            self.remove_blob(digest).map(|_| ())
+        }
+    }
+
+    /// All complete blobs, in no order. What has no name that a blob can have
+    /// is left alone.
+    pub(super) fn list_blobs(&self) -> io::Result<Vec<Listed>> {
+        let mut all = Vec::new();
+        for algorithm in Algorithm::ALL {
+            for fan_out in fs::read_dir(self.root.join("blobs").join(algorithm.name()))? {
+                let fan_out = fan_out?;
+                if !fan_out.file_type()?.is_dir() {
+                    continue;
+                }
+                for entry in fs::read_dir(fan_out.path())?.flatten() {
+                    let name = entry.file_name();
+                    let digest = name.to_str().and_then(|hex| format!("{}:{hex}", algorithm.name()).parse().ok());
+                    // A blob may go while the list is made.
+                    let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) else { continue };
+                    if metadata.is_file() {
+                        let modified = metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                        all.push(Listed { digest, size: metadata.len(), modified });
+                    }
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// Removes partial files that were last written before `moment`; gives how
+    /// many.
+    pub(super) fn remove_partials_before(&self, moment: SystemTime) -> io::Result<usize> {
+        let mut count = 0;
+        for entry in fs::read_dir(self.root.join("partial"))?.flatten() {
+            let is_old = entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|time| time < moment);
+            if is_old && fs::remove_file(entry.path()).is_ok() {
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
+    /// Whether the process before this one ended in order.
+    pub(super) fn was_clean(&self) -> bool {
+        self.was_clean
+    }
+
+    /// Says to the next process that this one ended in order.
+    pub(super) fn mark_clean(&self) -> io::Result<()> {
+        let mark = private(OpenOptions::new().create(true).truncate(true).write(true)).open(self.root.join("CLEAN"))?;
+        mark.sync_all()
+    }
+
     fn check_version(&self) -> Result<(), LayoutError> {
         let path = self.root.join("VERSION");
         let io = |cause| LayoutError::Io { path: self.root.clone(), cause };
@@ -179,6 +274,15 @@ impl Layout {
             builder.create(self.root.join("blobs").join(algorithm.name()))?;
         }
         builder.create(self.root.join("partial"))
+    }
+}
+
+/// Whether there was something to remove.
+fn removed(outcome: io::Result<()>) -> io::Result<bool> {
+    match outcome {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(error),
     }
 }
 

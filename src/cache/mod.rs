@@ -11,6 +11,8 @@
 mod content;
 pub mod eviction;
 mod fill;
+mod inventory;
+mod keeper;
 mod layout;
 mod progress;
 mod reader;
@@ -19,6 +21,8 @@ mod source;
 mod store;
 
 pub use content::{Blob, Content};
+pub use inventory::Stock;
+pub use keeper::Verdict;
 pub use layout::LayoutError;
 pub use progress::{FillError, HELD_BACK};
 pub use reader::{Method, ReadError, Reader};

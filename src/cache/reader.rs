@@ -12,8 +12,9 @@ use tokio::sync::watch;
 
 use super::content::{Blob, Content};
 use super::progress::{FillError, Progress, State};
+use super::store::Cache;
 use crate::kernel;
-use crate::oci::ByteRange;
+use crate::oci::{ByteRange, Digest};
 
 /// How bytes get from a file to the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,15 +41,22 @@ pub struct Reader {
 }
 
 enum ReaderSource {
-    Complete(Content),
-    Growing { content: Content, progress: watch::Receiver<Progress> },
+    Complete {
+        content: Content,
+        /// Who is told when it cannot be read.
+        owner: Option<(Cache, Digest)>,
+    },
+    Growing {
+        content: Content,
+        progress: watch::Receiver<Progress>,
+    },
 }
 
 impl Reader {
     /// Reads `range` of a complete blob.
-    pub fn of_blob(blob: &Blob, range: ByteRange, method: Method) -> Reader {
+    pub(super) fn of_blob(blob: &Blob, range: ByteRange, method: Method, owner: Option<(Cache, Digest)>) -> Reader {
         Reader {
-            source: ReaderSource::Complete(blob.content.clone()),
+            source: ReaderSource::Complete { content: blob.content.clone(), owner },
             method,
             position: range.start,
             end: Some(range.end.min(blob.len)),
@@ -73,7 +81,7 @@ impl Reader {
     /// What is being read.
     pub fn content(&self) -> &Content {
         match &self.source {
-            ReaderSource::Complete(content) | ReaderSource::Growing { content, .. } => content,
+            ReaderSource::Complete { content, .. } | ReaderSource::Growing { content, .. } => content,
         }
     }
 
@@ -98,14 +106,21 @@ impl Reader {
         if self.position >= until {
             return None;
         }
-        let window = self.window(until).await;
+        let window = match self.window(until).await {
+            Ok(bytes) if bytes.is_empty() => Err(io::ErrorKind::UnexpectedEof.into()),
+            window => window,
+        };
         Some(match window {
-            Ok(bytes) if bytes.is_empty() => Err(ReadError::Disk(Arc::new(io::ErrorKind::UnexpectedEof.into()))),
             Ok(bytes) => {
                 self.position += bytes.len() as u64;
                 Ok(bytes)
             }
-            Err(error) => Err(ReadError::Disk(Arc::new(error))),
+            Err(error) => {
+                if let ReaderSource::Complete { owner: Some((cache, digest)), .. } = &self.source {
+                    cache.suspect(digest);
+                }
+                Err(ReadError::Disk(Arc::new(error)))
+            }
         })
     }
 

@@ -3,6 +3,8 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::eviction::PolicyKind;
+
 /// How blobs are made durable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
@@ -31,6 +33,10 @@ pub struct CacheSettings {
     pub max_size: u64,
     /// Room to leave for others.
     pub min_free: MinFree,
+    /// What goes first when there is no room.
+    pub policy: PolicyKind,
+    /// Bytes a second at which stored blobs are hashed again; 0: never.
+    pub scrub_rate: u64,
     /// Durability of published blobs.
     pub durability: Durability,
     /// Fills at a time.

@@ -9,15 +9,18 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::content::{Blob, Content};
 use super::fill::Fill;
+use super::inventory::{Inventory, Stock};
+use super::keeper::{Keeper, Verdict};
 use super::layout::{Layout, LayoutError};
 use super::progress::{FillError, Progress, State};
 use super::reader::{Method, Reader};
-use super::settings::CacheSettings;
+use super::settings::{CacheSettings, Durability};
 use super::source::Source;
 use crate::oci::{ByteRange, Digest};
 
@@ -26,10 +29,13 @@ use crate::oci::{ByteRange, Digest};
 pub struct Cache(Arc<Inner>);
 
 struct Inner {
-    layout: Arc<Layout>,
-    settings: Arc<CacheSettings>,
+    keeper: Arc<Keeper>,
     /// Open blobs; bounded, because each large one holds a file and a mapping.
     open: moka::sync::Cache<Digest, Blob>,
+    /// Blobs are hashed before their first use: what an unclean end left may
+    /// not be what was written.
+    distrust: bool,
+    stopping: CancellationToken,
     fills: Mutex<HashMap<Digest, watch::Sender<Progress>>>,
     permits: Arc<Semaphore>,
     tasks: TaskTracker,
@@ -52,7 +58,8 @@ pub enum Entry {
 }
 
 impl Cache {
-    /// Opens the cache directory.
+    /// Opens the cache directory; inside a runtime, because it is looked after
+    /// from now on.
     ///
     /// # Errors
     /// When it is not safe or not possible to use it.
@@ -61,19 +68,20 @@ impl Cache {
         if !layout.is_writer() {
             warn!(dir = %layout.root().display(), "another process uses this cache directory: nothing will be added to it");
         }
-        Ok(Cache(Arc::new(Inner {
-            layout: Arc::new(layout),
-            open: moka::sync::Cache::new(MAX_OPEN),
-            fills: Mutex::default(),
-            permits: Arc::new(Semaphore::new(settings.max_fills)),
-            settings: Arc::new(settings),
-            tasks: TaskTracker::new(),
-        })))
+        let distrust = settings.durability == Durability::Lazy && !layout.was_clean();
+        let inventory = Arc::new(Inventory::new(settings.policy, settings.max_size));
+        let (open, permits) = (moka::sync::Cache::new(MAX_OPEN), Arc::new(Semaphore::new(settings.max_fills)));
+        let keeper = Arc::new(Keeper::new(Arc::new(layout), Arc::new(settings), inventory, open.clone()));
+        let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
+        if keeper.layout.is_writer() {
+            tasks.spawn(Arc::clone(&keeper).run(stopping.clone()));
+        }
+        Ok(Cache(Arc::new(Inner { keeper, open, distrust, stopping, fills: Mutex::default(), permits, tasks })))
     }
 
     /// Whether this process may add to the cache.
     pub fn is_writer(&self) -> bool {
-        self.0.layout.is_writer()
+        self.0.keeper.layout.is_writer()
     }
 
     /// The complete blob, if it is there.
@@ -82,17 +90,22 @@ impl Cache {
     /// When the disk fails.
     pub async fn get(&self, digest: &Digest) -> io::Result<Option<Blob>> {
         if let Some(blob) = self.0.open.get(digest) {
+            self.0.keeper.inventory.touch(digest);
             return Ok(Some(blob));
         }
-        let (layout, wanted) = (Arc::clone(&self.0.layout), *digest);
+        let (keeper, wanted, distrust) = (Arc::clone(&self.0.keeper), *digest, self.0.distrust);
         let found = tokio::task::spawn_blocking(move || {
-            let Some(file) = layout.open_blob(&wanted)? else { return Ok(None) };
+            if distrust && keeper.verify(&wanted, |_| ())? == Verdict::Damaged {
+                return Ok(None);
+            }
+            let Some(file) = keeper.layout.open_blob(&wanted)? else { return Ok(None) };
             let len = file.metadata()?.len();
             io::Result::Ok(Some(Blob { content: Content::of_complete(file, len)?, len }))
         })
         .await??;
         if let Some(blob) = &found {
             self.0.open.insert(*digest, blob.clone());
+            self.0.keeper.inventory.touch(digest);
         }
         Ok(found)
     }
@@ -137,10 +150,11 @@ impl Cache {
         if !self.is_writer() {
             return;
         }
-        let (layout, digest, durability) = (Arc::clone(&self.0.layout), *digest, self.0.settings.durability);
+        let (keeper, digest) = (Arc::clone(&self.0.keeper), *digest);
         self.0.tasks.spawn_blocking(move || {
-            if let Err(error) = layout.write_small(&digest, &bytes, durability) {
-                warn!(%digest, %error, "a manifest could not be kept");
+            match keeper.layout.write_small(&digest, &bytes, keeper.settings.durability) {
+                Ok(()) => keeper.inventory.insert(digest, bytes.len() as u64),
+                Err(error) => warn!(%digest, %error, "a manifest could not be kept"),
             }
         });
     }
@@ -148,17 +162,13 @@ impl Cache {
     fn start(&self, digest: Digest, source: Arc<dyn Source>, progress: watch::Sender<Progress>) {
         let cache = self.clone();
         let registration = Registration { cache: self.clone(), digest, progress: progress.clone() };
-        let fill = Fill {
-            digest,
-            source,
-            layout: Arc::clone(&self.0.layout),
-            settings: Arc::clone(&self.0.settings),
-            progress,
-        };
+        let fill = Fill { digest, source, keeper: Arc::clone(&self.0.keeper), progress };
         self.0.tasks.spawn(async move {
             let _registration = registration;
             let Ok(_permit) = cache.0.permits.acquire().await else { return };
             if let Ok((content, len)) = fill.run().await {
+                cache.0.keeper.inventory.insert(digest, len);
+                cache.0.keeper.wake();
                 // A small blob is read again at its next use, into memory.
                 if content.mapping().is_some_and(|_| len > super::content::SMALL) {
                     cache.0.open.insert(digest, Blob { content, len });
@@ -169,10 +179,61 @@ impl Cache {
         });
     }
 
+    /// Hashes a stored blob; a damaged one is taken out of service.
+    ///
+    /// # Errors
+    /// When it cannot be opened.
+    pub async fn verify(&self, digest: &Digest) -> io::Result<Verdict> {
+        let (keeper, digest) = (Arc::clone(&self.0.keeper), *digest);
+        tokio::task::spawn_blocking(move || keeper.verify(&digest, |_| ())).await?
+    }
+
+    /// A stored blob could not be read as it should: it is looked at, and taken
+    /// out of service if it is damaged.
+    pub(super) fn suspect(&self, digest: &Digest) {
+        let (keeper, digest) = (Arc::clone(&self.0.keeper), *digest);
+        self.0.tasks.spawn_blocking(move || {
+            if let Err(error) = keeper.verify(&digest, |_| ()) {
+                keeper.quarantine(&digest, &format!("cannot be opened: {error}"));
+            }
+        });
+    }
+
+    /// Removes a stored blob; whether it was there. Whoever is reading it has
+    /// it to the end.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub async fn remove(&self, digest: &Digest) -> io::Result<bool> {
+        let (keeper, digest) = (Arc::clone(&self.0.keeper), *digest);
+        tokio::task::spawn_blocking(move || keeper.remove(&digest)).await?
+    }
+
+    /// Every stored blob with its size, in no order.
+    pub fn list(&self) -> Vec<(Digest, u64)> {
+        self.0.keeper.inventory.list()
+    }
+
+    /// How much is stored.
+    pub fn stock(&self) -> Stock {
+        self.0.keeper.inventory.stock()
+    }
+
+    /// The bytes of `range` of a complete blob.
+    pub fn read(&self, digest: &Digest, blob: &Blob, range: ByteRange, method: Method) -> Reader {
+        Reader::of_blob(blob, range, method, Some((self.clone(), *digest)))
+    }
+
     /// Bytes of fills are on their way to disk until this returns.
     pub async fn close(&self) {
+        self.0.stopping.cancel();
         self.0.tasks.close();
         self.0.tasks.wait().await;
+        if self.is_writer()
+            && let Err(error) = self.0.keeper.layout.mark_clean()
+        {
+            warn!(%error, "the next start will not know that this one ended in order");
+        }
     }
 
     /// Fills running now.

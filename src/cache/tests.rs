@@ -87,6 +87,8 @@ fn cache_at(dir: &tempfile::TempDir) -> Cache {
         dir: dir.path().join("cache"),
         max_size: 1 << 30,
         min_free: MinFree::Bytes(0),
+        policy: eviction::PolicyKind::S3Fifo,
+        scrub_rate: 0,
         durability: Durability::Sync,
         max_fills: 8,
         max_blob_size: 1 << 30,
@@ -113,7 +115,7 @@ async fn pull(cache: &Cache, digest: &Digest, source: &Arc<Script>) -> Result<Ve
     match cache.join(digest, || source).await.unwrap() {
         Entry::Blob(blob) => {
             let range = ByteRange { start: 0, end: blob.len() };
-            read_all(Reader::of_blob(&blob, range, Method::Mapped)).await
+            read_all(cache.read(digest, &blob, range, Method::Mapped)).await
         }
         Entry::Fill { mut follower, .. } => {
             follower.started().await.map_err(ReadError::Fill)?;
@@ -252,7 +254,7 @@ async fn ranges_of_blobs_and_fills_are_their_bytes() {
     cache.wait_idle().await;
     let blob = cache.get(&digest).await.unwrap().unwrap();
     for method in [Method::Mapped, Method::Read] {
-        assert_eq!(read_all(Reader::of_blob(&blob, range, method)).await.unwrap(), part);
+        assert_eq!(read_all(cache.read(&digest, &blob, range, method)).await.unwrap(), part);
     }
 }
 

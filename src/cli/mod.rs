@@ -1,7 +1,8 @@
-//! The command line: one file per command. A command parses its arguments,
-//! asks the library, and says what came of it.
+//! The command line: one file per command, or one folder. A command parses its
+//! arguments, asks the library, and says what came of it.
 
 mod check;
+mod demo;
 mod serve;
 
 use std::process::ExitCode;
@@ -21,6 +22,14 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Show in a few seconds what this is for, without network, root or Docker
+    ///
+    /// Starts a small private registry and the proxy on loopback, and pulls
+    /// through the proxy as a client without a credential: an image once cold,
+    /// once warm, and another by 16 clients at once. Ends with a table of what
+    /// the clients received and what the registry saw. Nothing is configured,
+    /// and nothing stays. Exit code 1 if anything was not as promised.
+    Demo(demo::Args),
     /// Run the proxy; without a configuration file: a Docker Hub mirror on loopback
     Serve(serve::Args),
     /// Validate the configuration and show what it amounts to
@@ -35,6 +44,7 @@ impl Cli {
     /// usage, is the parser's.)
     pub fn run(self) -> ExitCode {
         let outcome = match self.command {
+            Command::Demo(args) => demo::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args),
         };

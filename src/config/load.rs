@@ -15,6 +15,7 @@ use super::section::{Environment, Section};
 use super::{Settings, client, registry, units};
 use crate::access::Client;
 use crate::api::PingMode;
+use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree};
 use crate::registry::{AccessMode, Kind, RegistryName};
 use crate::server::{ServerLimits, ServerSettings, TlsSettings};
@@ -192,6 +193,14 @@ fn read_cache(cache: Section<'_>, limits: &Section<'_>) -> CacheSettings {
         dir: cache.text("dir").map_or_else(|| "cache".into(), |found| found.value.into()),
         max_size: cache.read("max_size", units::size).unwrap_or(100 << 30),
         min_free: cache.read("min_free", units::min_free).unwrap_or(MinFree::Percent(5.0)),
+        policy: cache
+            .read("policy", |text| match text {
+                "s3-fifo" => Ok(PolicyKind::S3Fifo),
+                "lru" => Ok(PolicyKind::Lru),
+                _ => Err("it is \"s3-fifo\" or \"lru\"".to_owned()),
+            })
+            .unwrap_or_default(),
+        scrub_rate: cache.read("scrub_rate", units::size).unwrap_or(8 << 20),
         durability: cache
             .read("durability", |text| match text {
                 "sync" => Ok(Durability::Sync),

@@ -94,6 +94,33 @@ pub fn read_at(file: &File, buffer: &mut [u8], offset: u64) -> io::Result<usize>
     Ok(done)
 }
 
+/// What is left on a file system.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Bytes that this user may still write.
+    pub free_bytes: u64,
+    /// Size of the file system.
+    pub total_bytes: u64,
+    /// Files that may still be made.
+    pub free_inodes: u64,
+    /// Files that it can hold; zero where it does not count.
+    pub total_inodes: u64,
+}
+
+/// What is left on the file system that `path` is on.
+///
+/// # Errors
+/// When it cannot be asked.
+pub fn room(path: &Path) -> io::Result<Room> {
+    let stat = rustix::fs::statvfs(path)?;
+    Ok(Room {
+        free_bytes: stat.f_bavail.saturating_mul(stat.f_frsize),
+        total_bytes: stat.f_blocks.saturating_mul(stat.f_frsize),
+        free_inodes: stat.f_favail,
+        total_inodes: stat.f_files,
+    })
+}
+
 /// Raises the soft limit of open files to the hard one: every connection and
 /// every open blob is a file.
 pub fn raise_file_limit() {

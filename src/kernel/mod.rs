@@ -8,6 +8,6 @@ mod file;
 mod mapping;
 mod pipe;
 
-pub use file::{allocate, publish, raise_file_limit, read_at, sync_data, try_lock, try_read_at};
+pub use file::{Room, allocate, publish, raise_file_limit, read_at, room, sync_data, try_lock, try_read_at};
 pub use mapping::{Mapping, Mappings};
 pub use pipe::{Pipe, PipePool};

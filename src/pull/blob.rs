@@ -11,7 +11,9 @@ use tracing::{debug, warn};
 use super::Puller;
 use super::error::{Error, Result};
 use super::passthrough::Passthrough;
-use crate::cache::{Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Reader, Retry, Source, SourceError};
+use crate::cache::{
+    Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Reader, Retry, Source, SourceError, Verdict,
+};
 use crate::oci::{ByteRange, Digest, RangeSpec, Repository};
 use crate::registry::Registry;
 use crate::upstream::{self, Upstream};
@@ -60,9 +62,11 @@ impl Puller {
         method: Method,
     ) -> Result<BlobReply> {
         let upstream = self.upstream(registry)?;
-        let mut linked = self.links.get(registry, repository, digest).is_some();
-        // Another registry's fill may fail for a reason that is not ours.
-        for _ in 0..2 {
+        let link = self.links.get(registry, repository, digest);
+        let mut linked = link.is_some();
+        // Another registry's fill may fail for a reason that is not ours, and a
+        // stored blob may turn out to be damaged.
+        for _ in 0..3 {
             let entry = match self.find(upstream, repository, digest).await {
                 Ok(entry) => entry,
                 Err(error) => {
@@ -75,7 +79,12 @@ impl Puller {
                     if !linked {
                         self.permission(upstream, repository, digest).await?;
                     }
-                    return of_blob(&blob, range, method);
+                    let has_other_size =
+                        link.as_ref().and_then(|link| link.size).is_some_and(|size| size != blob.len());
+                    if has_other_size && !matches!(self.cache.verify(digest).await, Ok(Verdict::Sound)) {
+                        continue;
+                    }
+                    return self.of_blob(digest, &blob, range, method);
                 }
                 Entry::Fill { follower, own } => {
                     if !linked && !own {
@@ -86,7 +95,7 @@ impl Puller {
                         Ok(reply) => {
                             // Upstream has begun to send it: that is the proof.
                             if own {
-                                self.links.put(registry, repository, digest, None);
+                                self.links.put(registry, repository, digest, None, reply.total);
                             }
                             return Ok(reply);
                         }
@@ -159,7 +168,7 @@ impl Puller {
         let key = (registry.name.slug().to_owned(), repository.clone(), *digest);
         let asked = self.permissions.try_get_with(key, async {
             let total = upstream.may_read_blob(repository, digest).await?;
-            self.links.put(registry, repository, digest, None);
+            self.links.put(registry, repository, digest, None, total);
             Ok::<_, upstream::Error>(total)
         });
         asked.await.map_err(|error| Error::from(upstream::Error::clone(&error)))
@@ -182,6 +191,17 @@ impl Puller {
         Ok(BlobReply { total, range, body: BlobBody::Cached(reader) })
     }
 
+    fn of_blob(&self, digest: &Digest, blob: &Blob, range: Option<RangeSpec>, method: Method) -> Result<BlobReply> {
+        let total = blob.len();
+        let range = match range.filter(|_| total > 0) {
+            Some(range) => Some(range.resolve(total).ok_or(Error::RangeNotSatisfiable { total })?),
+            None => None,
+        };
+        let part = range.unwrap_or(ByteRange { start: 0, end: total });
+        let reader = self.cache.read(digest, blob, part, method);
+        Ok(BlobReply { total: Some(total), range, body: BlobBody::Cached(reader) })
+    }
+
     /// The whole blob, past the cache. A range is ignored, as it may be.
     async fn pass_through(
         &self,
@@ -190,8 +210,8 @@ impl Puller {
         digest: &Digest,
     ) -> Result<BlobReply> {
         let answer = upstream.blob(repository, digest, 0).await?;
-        self.links.put(upstream.registry(), repository, digest, None);
         let total = answer.total;
+        self.links.put(upstream.registry(), repository, digest, None, total);
         Ok(BlobReply { total, range: None, body: BlobBody::Direct(Box::new(Passthrough::new(answer, *digest))) })
     }
 }
@@ -213,16 +233,6 @@ async fn verdict_on_small(follower: &mut Follower, total: Option<u64>) -> std::r
 enum FollowError {
     Fill(FillError),
     Range { total: u64 },
-}
-
-fn of_blob(blob: &Blob, range: Option<RangeSpec>, method: Method) -> Result<BlobReply> {
-    let total = blob.len();
-    let range = match range.filter(|_| total > 0) {
-        Some(range) => Some(range.resolve(total).ok_or(Error::RangeNotSatisfiable { total })?),
-        None => None,
-    };
-    let reader = Reader::of_blob(blob, range.unwrap_or(ByteRange { start: 0, end: total }), method);
-    Ok(BlobReply { total: Some(total), range, body: BlobBody::Cached(reader) })
 }
 
 /// A blob of an upstream, as a source of a fill.

@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::error::{Error, Result};
 use super::{NoLongerThanTheQuestion, Puller};
-use crate::cache::{Blob, Method as ReadMethod, Reader};
+use crate::cache::{Blob, Method as ReadMethod};
 use crate::oci::{Accept, ByteRange, Digest, MediaType, Reference, Repository, check_manifest};
 use crate::registry::Registry;
 use crate::upstream::{self, ManifestAnswer};
@@ -120,8 +120,23 @@ impl Puller {
     async fn cached_manifest(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Manifest> {
         let media_type = self.links.get(registry, repository, digest)?.media_type?;
         let blob = self.cache.get(digest).await.ok()??;
-        let bytes = bytes_of(&blob).await?;
+        let bytes = self.bytes_of(digest, &blob).await?;
         Some(Manifest { digest: *digest, media_type, bytes })
+    }
+
+    /// All bytes of a manifest's blob.
+    async fn bytes_of(&self, digest: &Digest, blob: &Blob) -> Option<Bytes> {
+        let range = ByteRange { start: 0, end: blob.len() };
+        let mut reader = self.cache.read(digest, blob, range, ReadMethod::Read);
+        let first = reader.next_window().await?.ok()?;
+        if reader.remaining() == Some(0) {
+            return Some(first);
+        }
+        let mut all = first.to_vec();
+        while let Some(window) = reader.next_window().await {
+            all.extend_from_slice(&window.ok()?);
+        }
+        Some(all.into())
     }
 
     /// Asks upstream; whoever asks the same meanwhile shares the answer.
@@ -140,7 +155,8 @@ impl Puller {
             let manifest = check(reference, answer)?;
             if !manifest.media_type.is_schema1() {
                 self.cache.put(&manifest.digest, manifest.bytes.clone());
-                self.links.put(registry, repository, &manifest.digest, Some(&manifest.media_type));
+                let size = Some(manifest.bytes.len() as u64);
+                self.links.put(registry, repository, &manifest.digest, Some(&manifest.media_type), size);
             }
             Ok::<_, Error>(Arc::new(manifest))
         });
@@ -191,19 +207,4 @@ fn accept_header(accept: &Accept) -> Option<String> {
     let mut line = types.join(", ");
     line.truncate(4096);
     Some(line).filter(|line| !line.is_empty())
-}
-
-/// All bytes of a manifest's blob.
-async fn bytes_of(blob: &Blob) -> Option<Bytes> {
-    let range = ByteRange { start: 0, end: blob.len() };
-    let mut reader = Reader::of_blob(blob, range, ReadMethod::Read);
-    let first = reader.next_window().await?.ok()?;
-    if reader.remaining() == Some(0) {
-        return Some(first);
-    }
-    let mut all = first.to_vec();
-    while let Some(window) = reader.next_window().await {
-        all.extend_from_slice(&window.ok()?);
-    }
-    Some(all.into())
 }

@@ -1,0 +1,217 @@
+//! What is stored, and what goes first when there is no room.
+//!
+//! Only accounts: no file is touched here. Manifests and configurations are
+//! small, and precious (they are what rate limits count), so blobs that small
+//! have a pool of their own, from which layers push nothing out.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use super::content::SMALL;
+use super::eviction::{Policy, PolicyKind};
+use crate::oci::Digest;
+
+/// Once over its bound, a pool goes down to this many hundredths of it: room
+/// is made in strokes, not blob by blob.
+const DOWN_TO: u64 = 95;
+/// The small pool has one in so many bytes of the whole, but at least
+/// [`SMALL_POOL_AT_LEAST`] and at most half.
+const SMALL_POOL_SHARE: u64 = 20;
+const SMALL_POOL_AT_LEAST: u64 = 64 << 20;
+
+/// The accounts of the cache directory.
+pub(super) struct Inventory {
+    pools: Mutex<Pools>,
+    bounds: Bounds,
+    started: Instant,
+}
+
+struct Pools {
+    small: Box<dyn Policy>,
+    layers: Box<dyn Policy>,
+    sizes: HashMap<Digest, u64>,
+    /// Bytes that running fills will need.
+    reserved: u64,
+}
+
+#[derive(Clone, Copy)]
+struct Bounds {
+    small: u64,
+    layers: u64,
+}
+
+/// How much is stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stock {
+    /// Complete blobs.
+    pub blobs: usize,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Inventory {
+    pub(super) fn new(policy: PolicyKind, max_size: u64) -> Inventory {
+        let small = (max_size / SMALL_POOL_SHARE).max(SMALL_POOL_AT_LEAST).min(max_size / 2);
+        let bounds = Bounds { small, layers: max_size - small };
+        let pools = Pools {
+            small: policy.build(bounds.small),
+            layers: policy.build(bounds.layers),
+            sizes: HashMap::new(),
+            reserved: 0,
+        };
+        Inventory { pools: Mutex::new(pools), bounds, started: Instant::now() }
+    }
+
+    fn pools(&self) -> MutexGuard<'_, Pools> {
+        self.pools.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A blob has been stored, or was found.
+    pub(super) fn insert(&self, digest: Digest, size: u64) {
+        let now = self.started.elapsed();
+        let mut pools = self.pools();
+        if pools.sizes.insert(digest, size).is_none() {
+            pools.of(size).insert(digest, size, now);
+        }
+    }
+
+    /// A blob was asked for.
+    pub(super) fn touch(&self, digest: &Digest) {
+        let now = self.started.elapsed();
+        let mut pools = self.pools();
+        if let Some(size) = pools.sizes.get(digest).copied() {
+            pools.of(size).touch(digest, now);
+        }
+    }
+
+    /// A blob is gone.
+    pub(super) fn remove(&self, digest: &Digest) {
+        let mut pools = self.pools();
+        if let Some(size) = pools.sizes.remove(digest) {
+            pools.of(size).remove(digest);
+        }
+    }
+
+    /// Room for a fill of `bytes`, counted until the value is dropped.
+    pub(super) fn reserve(self: &Arc<Inventory>, bytes: u64) -> Reservation {
+        self.pools().reserved += bytes;
+        Reservation { inventory: Arc::clone(self), bytes }
+    }
+
+    /// Whether a pool is over its bound.
+    pub(super) fn is_over(&self) -> bool {
+        let pools = self.pools();
+        pools.small.bytes() > self.bounds.small || pools.layers.bytes() + pools.reserved > self.bounds.layers
+    }
+
+    /// Takes out what should go next for the bounds to be kept again.
+    pub(super) fn next_over(&self) -> Option<(Digest, u64)> {
+        let mut pools = self.pools();
+        let small_is_over = pools.small.bytes() > self.bounds.small / 100 * DOWN_TO;
+        let layers_are_over = pools.layers.bytes() + pools.reserved > self.bounds.layers / 100 * DOWN_TO;
+        let gone = if layers_are_over { pools.layers.evict() } else { None };
+        let gone = gone.or_else(|| if small_is_over { pools.small.evict() } else { None });
+        if let Some((digest, _)) = &gone {
+            pools.sizes.remove(digest);
+        }
+        gone
+    }
+
+    /// Takes out what should go next because the disk is full; layers first.
+    pub(super) fn next(&self) -> Option<(Digest, u64)> {
+        let mut pools = self.pools();
+        let gone = pools.layers.evict().or_else(|| pools.small.evict());
+        if let Some((digest, _)) = &gone {
+            pools.sizes.remove(digest);
+        }
+        gone
+    }
+
+    pub(super) fn stock(&self) -> Stock {
+        let pools = self.pools();
+        Stock { blobs: pools.sizes.len(), bytes: pools.small.bytes() + pools.layers.bytes() }
+    }
+
+    /// Everything stored, with its size, in no order.
+    pub(super) fn list(&self) -> Vec<(Digest, u64)> {
+        self.pools().sizes.iter().map(|(digest, size)| (*digest, *size)).collect()
+    }
+}
+
+impl Pools {
+    fn of(&mut self, size: u64) -> &mut Box<dyn Policy> {
+        if size <= SMALL { &mut self.small } else { &mut self.layers }
+    }
+}
+
+/// Bytes that a running fill will need.
+pub(super) struct Reservation {
+    inventory: Arc<Inventory>,
+    bytes: u64,
+}
+
+impl Drop for Reservation {
+    fn drop(&mut self) {
+        self.inventory.pools().reserved -= self.bytes;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MIB: u64 = 1 << 20;
+
+    fn digest(n: u8) -> Digest {
+        Digest::Sha256([n; 32])
+    }
+
+    #[test]
+    fn layers_push_no_manifest_out() {
+        let inventory = Inventory::new(PolicyKind::Lru, 1000 * MIB);
+        inventory.insert(digest(0), 1000);
+        for n in 1..200 {
+            inventory.insert(digest(n), 10 * MIB);
+        }
+        let mut gone = Vec::new();
+        while inventory.is_over() {
+            gone.push(inventory.next_over().unwrap().0);
+        }
+        assert!(!gone.is_empty() && !gone.contains(&digest(0)));
+        assert_eq!(gone.first(), Some(&digest(1)));
+    }
+
+    #[test]
+    fn room_is_made_down_to_a_little_below_the_bound() {
+        let inventory = Inventory::new(PolicyKind::Lru, 2000 * MIB);
+        let bound = inventory.bounds.layers;
+        for n in 0..200 {
+            inventory.insert(digest(n), 10 * MIB);
+        }
+        while inventory.next_over().is_some() {}
+        let stock = inventory.stock();
+        assert!(stock.bytes <= bound / 100 * 95 && stock.bytes > bound / 100 * 93, "{stock:?}");
+        assert!(!inventory.is_over());
+    }
+
+    #[test]
+    fn running_fills_count_and_stop_counting() {
+        let inventory = Arc::new(Inventory::new(PolicyKind::S3Fifo, 1000 * MIB));
+        let reservation = inventory.reserve(2000 * MIB);
+        assert!(inventory.is_over());
+        drop(reservation);
+        assert!(!inventory.is_over());
+    }
+
+    #[test]
+    fn a_full_disk_takes_layers_before_manifests_and_in_the_end_all() {
+        let inventory = Inventory::new(PolicyKind::S3Fifo, 1000 * MIB);
+        inventory.insert(digest(1), 1000);
+        inventory.insert(digest(2), MIB);
+        assert_eq!(inventory.next(), Some((digest(2), MIB)));
+        assert_eq!(inventory.next(), Some((digest(1), 1000)));
+        assert_eq!(inventory.next(), None);
+        assert_eq!(inventory.stock(), Stock { blobs: 0, bytes: 0 });
+    }
+}

@@ -1,0 +1,264 @@
+//! Keeps the cache directory within its bounds and in order.
+//!
+//! In the background: finds what earlier processes left, removes what the
+//! policy names when a bound is crossed, hashes blobs again at a modest rate,
+//! and takes damaged ones out of service. Nothing waits for it but a fill that
+//! found the disk full.
+
+use std::io;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, info, warn};
+
+use super::content::{Blob, Content};
+use super::inventory::Inventory;
+use super::layout::Layout;
+use super::settings::{CacheSettings, MinFree};
+use crate::kernel::{self, Mapping};
+use crate::oci::{Digest, Hasher};
+
+/// How often the disk is looked at when nothing happens.
+const LOOK_EVERY: Duration = Duration::from_secs(10);
+/// Pause between two removals: unlinking large files can hold up the file
+/// system.
+const PACE: Duration = Duration::from_millis(5);
+/// Partial files that nobody has continued for this long are removed.
+const PARTIAL_LIFETIME: Duration = Duration::from_secs(3 * 86_400);
+/// One in so many inodes stays free.
+const MIN_FREE_INODES: u64 = 100;
+
+/// What the keeper works on, shared with the cache.
+pub(super) struct Keeper {
+    pub(super) layout: Arc<Layout>,
+    pub(super) settings: Arc<CacheSettings>,
+    pub(super) inventory: Arc<Inventory>,
+    pub(super) open: moka::sync::Cache<Digest, Blob>,
+    /// Removed, but still being sent to somebody: their room comes back later.
+    leaving: Mutex<Vec<(Weak<Mapping>, u64)>>,
+    wanted: Notify,
+}
+
+/// What hashing a stored blob has shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// It is what its name says.
+    Sound,
+    /// It is not: it has been taken out of service.
+    Damaged,
+    /// It is not stored.
+    Absent,
+}
+
+impl Keeper {
+    pub(super) fn new(
+        layout: Arc<Layout>,
+        settings: Arc<CacheSettings>,
+        inventory: Arc<Inventory>,
+        open: moka::sync::Cache<Digest, Blob>,
+    ) -> Keeper {
+        Keeper { layout, settings, inventory, open, leaving: Mutex::default(), wanted: Notify::new() }
+    }
+
+    /// Looks soon whether a bound is crossed.
+    pub(super) fn wake(&self) {
+        self.wanted.notify_one();
+    }
+
+    /// Works until `stopping`.
+    pub(super) async fn run(self: Arc<Self>, stopping: CancellationToken) {
+        let found = self.blocking(|keeper| keeper.find_all()).await;
+        if let Some(Err(error)) = found {
+            warn!(%error, "the cache directory cannot be read through: blobs that are not used will not be removed");
+        }
+        let scrub = Arc::clone(&self).scrub(stopping.clone());
+        tokio::pin!(scrub);
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = &mut scrub => return,
+                () = self.wanted.notified() => {}
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let stop = stopping.clone();
+            self.blocking(move |keeper| keeper.keep_bounds(&stop)).await;
+        }
+    }
+
+    async fn blocking<T: Send + 'static>(
+        self: &Arc<Self>,
+        work: impl FnOnce(&Keeper) -> T + Send + 'static,
+    ) -> Option<T> {
+        let keeper = Arc::clone(self);
+        tokio::task::spawn_blocking(move || work(&keeper)).await.ok()
+    }
+
+    /// Takes stock of what is there: oldest first, so that the policy sees it
+    /// come in as it once did.
+    fn find_all(&self) -> io::Result<()> {
+        let started = Instant::now();
+        let mut found = self.layout.list_blobs()?;
+        found.sort_unstable_by_key(|entry| entry.modified);
+        for entry in found {
+            self.inventory.insert(entry.digest, entry.size);
+        }
+        let oldest = SystemTime::now().checked_sub(PARTIAL_LIFETIME).unwrap_or(SystemTime::UNIX_EPOCH);
+        let removed = self.layout.remove_partials_before(oldest)?;
+        let stock = self.inventory.stock();
+        info!(
+            blobs = stock.blobs,
+            bytes = stock.bytes,
+            old_partials = removed,
+            millis = u64::try_from(started.elapsed().as_millis()).unwrap_or(u64::MAX),
+            "took stock of the cache"
+        );
+        Ok(())
+    }
+
+    /// Removes until every bound is kept.
+    fn keep_bounds(&self, stopping: &CancellationToken) {
+        if self.inventory.is_over() {
+            while let Some((digest, size)) = self.inventory.next_over() {
+                if stopping.is_cancelled() || self.remove_file(&digest, size).is_err() {
+                    return;
+                }
+                std::thread::sleep(PACE);
+            }
+        }
+        let missing = self.missing_room();
+        if missing > 0 {
+            debug!(missing, "less room on the disk than should stay free");
+            self.make_room(missing);
+        }
+    }
+
+    /// Removes blobs of at least `bytes` altogether; gives how many bytes went.
+    pub(super) fn make_room(&self, bytes: u64) -> u64 {
+        let mut made = 0;
+        while made < bytes
+            && let Some((digest, size)) = self.inventory.next()
+        {
+            if self.remove_file(&digest, size).is_err() {
+                break;
+            }
+            made += size;
+        }
+        made
+    }
+
+    /// Bytes by which the disk is fuller than it should be.
+    fn missing_room(&self) -> u64 {
+        let Ok(room) = kernel::room(self.layout.root()) else { return 0 };
+        let wanted = match self.settings.min_free {
+            MinFree::Bytes(bytes) => bytes,
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            MinFree::Percent(percent) => (room.total_bytes as f64 * percent / 100.0) as u64,
+        };
+        let leaving: u64 = {
+            let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
+            leaving.retain(|(mapping, _)| mapping.strong_count() > 0);
+            leaving.iter().map(|(_, size)| size).sum()
+        };
+        // A file system without a count of inodes says zero.
+        let inodes = room.free_inodes < room.total_inodes / MIN_FREE_INODES;
+        let bytes = wanted.saturating_sub(room.free_bytes.saturating_add(leaving));
+        if inodes { bytes.max(1) } else { bytes }
+    }
+
+    /// Removes a blob that has left the inventory. Whoever is reading it has
+    /// it to the end.
+    fn remove_file(&self, digest: &Digest, size: u64) -> io::Result<()> {
+        let was_open = self.open.remove(digest);
+        // What has been removed is let go of only then, and its room with it.
+        self.open.run_pending_tasks();
+        if let Err(error) = self.layout.remove_blob(digest) {
+            warn!(%digest, %error, "a blob could not be removed from the cache");
+            self.inventory.insert(*digest, size);
+            return Err(error);
+        }
+        if let Some(Blob { content: Content::Mapped(mapping), .. }) = was_open
+            && Arc::strong_count(&mapping) > 1
+        {
+            self.leaving.lock().unwrap_or_else(PoisonError::into_inner).push((Arc::downgrade(&mapping), size));
+        }
+        debug!(%digest, size, "evicted");
+        Ok(())
+    }
+
+    /// Removes a blob because somebody says so.
+    pub(super) fn remove(&self, digest: &Digest) -> io::Result<bool> {
+        self.inventory.remove(digest);
+        self.open.invalidate(digest);
+        self.layout.remove_blob(digest)
+    }
+
+    /// Hashes a stored blob; a damaged one is moved aside.
+    pub(super) fn verify(&self, digest: &Digest, pause: impl Fn(usize)) -> io::Result<Verdict> {
+        let Some(file) = self.layout.open_blob(digest)? else { return Ok(Verdict::Absent) };
+        let mut hasher = Hasher::new(digest.algorithm());
+        let mut buffer = vec![0; 1 << 20];
+        let mut position = 0;
+        loop {
+            let read = match kernel::read_at(&file, &mut buffer, position) {
+                Ok(0) => break,
+                Ok(read) => read,
+                Err(error) => {
+                    self.quarantine(digest, &format!("cannot be read: {error}"));
+                    return Ok(Verdict::Damaged);
+                }
+            };
+            hasher.update(buffer.get(..read).unwrap_or_default());
+            position += read as u64;
+            pause(read);
+        }
+        if hasher.finish() == *digest {
+            return Ok(Verdict::Sound);
+        }
+        self.quarantine(digest, "does not have the digest of its name");
+        Ok(Verdict::Damaged)
+    }
+
+    /// Takes a blob out of service: the next pull fetches it again.
+    pub(super) fn quarantine(&self, digest: &Digest, reason: &str) {
+        warn!(%digest, reason, "a stored blob is damaged and is put in quarantine");
+        self.inventory.remove(digest);
+        self.open.invalidate(digest);
+        if let Err(error) = self.layout.quarantine(digest) {
+            warn!(%digest, %error, "a damaged blob could not be moved aside");
+        }
+    }
+
+    /// Hashes everything stored, over and over, at the configured rate.
+    async fn scrub(self: Arc<Self>, stopping: CancellationToken) {
+        let rate = self.settings.scrub_rate;
+        if rate == 0 {
+            return stopping.cancelled().await;
+        }
+        loop {
+            for (digest, _) in self.inventory.list() {
+                let stop = stopping.clone();
+                let checked = self
+                    .blocking(move |keeper| {
+                        keeper.verify(&digest, |read| {
+                            if !stop.is_cancelled() {
+                                std::thread::sleep(Duration::from_secs_f64(read as f64 / rate as f64));
+                            }
+                        })
+                    })
+                    .await;
+                if let Some(Err(error)) = checked {
+                    debug!(%digest, %error, "a blob could not be checked");
+                }
+                if stopping.is_cancelled() {
+                    return;
+                }
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+        }
+    }
+}
