@@ -90,6 +90,41 @@ fn the_commented_default_shows_every_key() {
 }
 
 #[test]
+fn the_reference_has_every_key_with_its_default() {
+    let reference = include_str!("../../../docs/configuration.md");
+    let mut section = "";
+    for line in DEFAULT_FILE.lines() {
+        let bare = line.strip_prefix("# ").unwrap_or(line);
+        if line.starts_with('[') {
+            section = line;
+        }
+        let Some((key, rest)) = bare.split_once(" = ").filter(|(key, _)| !key.contains(' ')) else { continue };
+        assert!(reference.contains(&format!("`{key}`")), "{key}");
+        if line.starts_with('#') || section.starts_with("[[") {
+            continue;
+        }
+        let value = rest.split(" #").next().unwrap().trim();
+        let chapter = reference.split(&format!("## `{section}`")).nth(1).unwrap().split("\n## ").next().unwrap();
+        let row = chapter.lines().find(|row| row.starts_with(&format!("| `{key}` |"))).expect(key);
+        assert!(row.contains(&format!("| `{value}` |")), "{section} {row}");
+    }
+}
+
+#[test]
+fn the_examples_for_runtimes_name_the_default_listener() {
+    let daemon: serde_json::Value = serde_json::from_str(include_str!("../../../config/examples/daemon.json")).unwrap();
+    assert_eq!(daemon, serde_json::json!({"registry-mirrors": ["http://127.0.0.1:5000"]}));
+    let hosts: toml::Table = include_str!("../../../config/examples/hosts.toml").parse().unwrap();
+    assert!(hosts["host"].get("http://127.0.0.1:5000").is_some());
+    let registries: toml::Table = include_str!("../../../config/examples/registries.conf").parse().unwrap();
+    for registry in registries["registry"].as_array().unwrap() {
+        let location = registry["location"].as_str().unwrap();
+        let mirror = registry["mirror"][0]["location"].as_str().unwrap();
+        assert_eq!(mirror, format!("127.0.0.1:5000/{location}"));
+    }
+}
+
+#[test]
 fn every_example_works_without_its_comment_signs() {
     let (stage, examples) = (Stage::new(), examples());
     assert_eq!(examples.len(), 1 + Kind::ALL.len() + 3, "{examples:#?}");

@@ -43,6 +43,7 @@ fn what_is_wrong_in_the_tables_of_the_proxy_is_told_with_its_place() {
         ("[cache]\ntag_ttl = \"soon\"", (2, 11), "`soon` is no duration; write it as `500ms`", ""),
         ("[cache]\ntag_ttl = 60", (2, 11), "`60` is no duration", ""),
         ("[cache]\ndurability = \"maybe\"", (2, 14), "it is \"sync\" or \"lazy\"", ""),
+        ("[cache]\npolicy = \"fifo\"", (2, 10), "it is \"s3-fifo\" or \"lru\"", ""),
         ("[limits]\nmax_connections = 0", (2, 19), "`0` is no positive number", ""),
         ("[limits]\nmax_streams = 5000000000", (2, 15), "`5000000000` is too many", ""),
         ("[limits]\nmax_uri_bytes = \"0KiB\"", (2, 17), "`0` is no positive number", ""),
