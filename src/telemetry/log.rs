@@ -53,8 +53,8 @@ impl LogSettings {
         let level = self.level.clone();
         let directives = match LevelFilter::from_str(&level) {
             _ if level.contains('=') => level.clone(),
-            Ok(_) => format!("warn,transship={level}"),
-            Err(_) => return Err(InvalidLevel { level }),
+            Ok(_) if !level.is_empty() => format!("warn,transship={level}"),
+            _ => return Err(InvalidLevel { level }),
         };
         EnvFilter::try_new(directives).map_err(|_| InvalidLevel { level })
     }
