@@ -8,6 +8,7 @@
 mod support;
 
 mod addresses;
+mod check;
 mod closed_world;
 mod content;
 mod demo;

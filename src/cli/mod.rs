@@ -9,6 +9,8 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
+use crate::config::ConfigErrors;
+
 /// A pull-through proxy that holds the registry credentials, so that container
 /// runtimes need none.
 #[derive(Debug, Parser)]
@@ -47,7 +49,10 @@ impl Cli {
             Command::Check(args) => check::run(&args),
         };
         outcome.unwrap_or_else(|report| {
-            eprintln!("{report:?}");
+            match report.downcast_ref::<ConfigErrors>() {
+                Some(errors) => eprintln!("{}", errors.render()),
+                None => eprintln!("{report:?}"),
+            }
             ExitCode::FAILURE
         })
     }

@@ -1,31 +1,33 @@
 //! `[[client]]`: one client, how it is known, and what it may pull.
 
-use ipnet::IpNet;
-
 use super::problem::Place;
 use super::section::{Found, Section};
+use super::units;
 use crate::access::{Client, Grant, Proof};
-use crate::registry::Registry;
+use crate::registry::RegistryName;
+
+/// Ways to be known.
+const PROOFS: [&str; 4] = ["password_hash", "token_hash", "certificate", "networks"];
 
 /// Reads one `[[client]]`; gives the place of its name too.
-pub(super) fn read(section: Section<'_>, registries: &[&Registry]) -> Option<(Client, Place)> {
+pub(super) fn read(section: Section<'_>, registries: &[RegistryName]) -> Option<(Client, Place)> {
     let problems = section.problems;
     let name = section.read("name", |text| {
         let sound = !text.is_empty() && text.len() <= 64 && !text.contains(':') && !text.chars().any(char::is_control);
         if sound { Ok(text.to_owned()) } else { Err("a name has 1 to 64 characters and no colon".to_owned()) }
     });
     let place = section.place_of("name");
-    if name.is_none() && section.value("name").is_none() {
-        problems.add(&section.place, "[[client]] needs a `name`", None);
+    if name.is_none() && !section.has("name") {
+        problems.add(&section.place, "[[client]] needs a `name`", "for example `name = \"ci\"`".to_owned());
     }
-    let password = section.read("password_hash", |text| {
+    let password = section.read_hidden("password_hash", |text| {
         let parsed = argon2::password_hash::phc::PasswordHash::new(text);
         match parsed {
             Ok(hash) if hash.algorithm.as_str() == "argon2id" => Ok(Proof::Password { hash: text.to_owned() }),
             _ => Err("this is no argon2id hash in PHC form (`$argon2id$v=19$…`)".to_owned()),
         }
     });
-    let token = section.read("token_hash", |text| {
+    let token = section.read_hidden("token_hash", |text| {
         let hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
         if hex {
             Ok(Proof::Token { sha256: text.to_owned() })
@@ -33,17 +35,22 @@ pub(super) fn read(section: Section<'_>, registries: &[&Registry]) -> Option<(Cl
             Err("this is no SHA-256 in 64 lower-case hexadecimal characters".to_owned())
         }
     });
-    let certificate = section.text("certificate").map(|found| Proof::Certificate { subject: found.value });
+    if let Some(found) = section.value("certificate") {
+        problems.add(
+            &found.place,
+            "client certificates are not supported by this version",
+            "use `password_hash`, `token_hash` or `networks`".to_owned(),
+        );
+    }
     let networks = section
-        .list("networks", |text| {
-            text.parse::<IpNet>().map_err(|_| format!("`{text}` is no network; write it as `10.1.0.0/16`"))
-        })
+        .list("networks", units::network)
         .map(|found| Proof::Networks(found.into_iter().map(|found| found.value).collect()));
+    let given = PROOFS.into_iter().filter(|key| section.has(key)).count();
     let grants =
         section.list("grants", |text| text.parse::<Grant>().map_err(|error| error.to_string())).unwrap_or_default();
     for Found { value: grant, place } in &grants {
-        if !registries.iter().any(|registry| registry.name.matches(grant.registry())) {
-            let names: Vec<&str> = registries.iter().map(|registry| registry.name.display()).collect();
+        if !registries.iter().any(|registry| registry.matches(grant.registry())) {
+            let names: Vec<&str> = registries.iter().map(RegistryName::display).collect();
             problems.add(
                 place,
                 format!("there is no registry `{}`", grant.registry()),
@@ -53,26 +60,15 @@ pub(super) fn read(section: Section<'_>, registries: &[&Registry]) -> Option<(Cl
     }
     let client_place = section.place.clone();
     section.finish(|_| None);
-    let mut proofs: Vec<Proof> = [password, token, certificate, networks].into_iter().flatten().collect();
-    match (proofs.pop(), proofs.is_empty()) {
-        (Some(proof), true) => {
-            Some((Client { name: name?, proof, grants: grants.into_iter().map(|found| found.value).collect() }, place))
-        }
-        (Some(_), false) => {
-            problems.add(
-                &client_place,
-                "a client is known by one proof",
-                "make it two clients with the same grants".to_owned(),
-            );
-            None
-        }
-        (None, _) => {
-            problems.add(
-                &client_place,
-                "nothing says how this client is known",
-                "add `password_hash`, `token_hash`, `certificate` or `networks`".to_owned(),
-            );
-            None
-        }
+    let issue = match given {
+        0 => Some(("nothing says how this client is known", "add `password_hash`, `token_hash` or `networks`")),
+        1 => None,
+        _ => Some(("a client is known by one proof", "make it two clients with the same grants")),
+    };
+    if let Some((message, help)) = issue {
+        problems.add(&client_place, message, help.to_owned());
+        return None;
     }
+    let proof = [password, token, networks].into_iter().flatten().next()?;
+    Some((Client { name: name?, proof, grants: grants.into_iter().map(|found| found.value).collect() }, place))
 }

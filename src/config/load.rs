@@ -17,7 +17,7 @@ use crate::access::Client;
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree};
-use crate::registry::{AccessMode, Kind, Registry};
+use crate::registry::{AccessMode, Kind, RegistryName};
 use crate::server::{ServerLimits, ServerSettings, TlsSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
@@ -31,8 +31,9 @@ pub(super) fn load(file: Option<&Path>, environment: &Environment) -> Result<Set
         Ok(text) => parse(Some((&name, &text)), environment),
         Err(error) => {
             let problems = Problems::of(None);
-            problems.add(&Place::Nowhere, format!("the configuration file {name} cannot be read: {error}"), None);
-            problems.settle(()).and_then(|()| parse(None, environment))
+            let message = format!("the configuration file {name} cannot be read: {error}");
+            problems.add(&Place::Nowhere, message, "check the path and its permissions".to_owned());
+            problems.settle(None)
         }
     }
 }
@@ -42,21 +43,17 @@ pub(super) fn parse(file: Option<(&str, &str)>, environment: &Environment) -> Re
     let problems = Problems::of(file.map(|(name, _)| (name, &text)));
     let (document, errors) = DeTable::parse_recoverable(&text);
     for error in errors {
-        let place = error.span().map_or(Place::Nowhere, Place::Span);
+        // What of a broken line is key and what is secret, nobody knows.
+        let place = error.span().map_or(Place::Nowhere, Place::Hidden);
         problems.add(&place, format!("this is no TOML: {}", error.message()), None);
     }
     let span = document.span();
     let root = Spanned::new(span, DeValue::Table(document.into_inner()));
     // The text around a broken line would only give rise to more complaints.
-    let problems = match problems.settle(()) {
-        Ok(()) => Problems::of(file.map(|(name, _)| (name, &text))),
-        Err(errors) => return Err(errors),
-    };
+    problems.settle(Some(()))?;
+    let problems = Problems::of(file.map(|(name, _)| (name, &text)));
     let settings = read(&root, environment, &problems);
-    match problems.settle(settings)? {
-        Some(settings) => Ok(settings),
-        None => Err(ConfigErrors { problems: Vec::new() }),
-    }
+    problems.settle(settings)
 }
 
 fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, problems: &'a Problems) -> Option<Settings> {
@@ -77,10 +74,10 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
     let (server, public_url, expose_private) = read_server(server, admin, limits);
     let log = read_log(log);
 
-    let registries = read_registries(registry_sections, environment, problems, tag_ttl)?;
-    let known: Vec<&Registry> = registries.iter().map(|parsed| &parsed.registry).collect();
-    let clients = read_clients(client_sections, &known, problems);
-    if !expose_private && clients.is_empty() && server.listen.iter().any(|address| !address.ip().is_loopback()) {
+    let mut names = Vec::new();
+    let registries = read_registries(registry_sections, environment, problems, &mut names, tag_ttl)?;
+    let clients = read_clients(client_sections, &names, problems);
+    if !expose_private && server.listen.iter().any(|address| !address.ip().is_loopback()) {
         check_exposure(&registries, problems);
     }
     Some(Settings {
@@ -104,9 +101,23 @@ fn read_server(
         text.parse::<SocketAddr>()
             .map_err(|_| format!("`{text}` is no address; write it as `127.0.0.1:5000` or `[::]:5000`"))
     };
+    let problems = server.problems;
     let listen = server.list("listen", address).map(|found| found.into_iter().map(|found| found.value).collect());
     let listen: Vec<SocketAddr> = listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 5000))]);
+    if listen.is_empty()
+        && matches!(server.value("listen"), Some(found) if found.value.as_array().is_some_and(|list| list.is_empty()))
+    {
+        problems.add(
+            &server.place_of("listen"),
+            "`listen` names no address",
+            "write it as `127.0.0.1:5000`".to_owned(),
+        );
+    }
     let admin_listen = admin.read("listen", address).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5001)));
+    if admin_listen.port() != 0 && listen.contains(&admin_listen) {
+        let message = format!("clients pull at {admin_listen} already: administration needs an address of its own");
+        problems.add(&admin.place_of("listen"), message, None);
+    }
     let ping = server.read("ping", |text| match text {
         "auto" => Ok(PingMode::Auto),
         "open" => Ok(PingMode::Open),
@@ -117,17 +128,19 @@ fn read_server(
     let scheme = if tls.is_some() { "https" } else { "http" };
     let port = listen.first().map_or(5000, SocketAddr::port);
     let public_url = server.read("public_url", |text| match text.parse::<url::Url>() {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err("a URL must not carry a user name or password".to_owned())
+        }
         Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        _ if text.contains('@') => Err("it is no URL; write it as `https://proxy.example.com`".to_owned()),
         _ => Err(format!("`{text}` is no URL; write it as `https://proxy.example.com`")),
     });
     let public_url = public_url.or_else(|| format!("{scheme}://localhost:{port}").parse().ok());
     let expose_private = server.flag("expose_private").is_some_and(|flag| flag.value);
     let default = ServerLimits::default();
-    let time = |key| limits.read(key, units::duration);
-    let number = |key| limits.read(key, |text| text.parse::<usize>().map_err(|_| format!("`{text}` is no number")));
-    let bytes = |key| {
-        limits.read(key, |text| units::size(text).and_then(|n| usize::try_from(n).map_err(|_| "too large".to_owned())))
-    };
+    let time = |key| limits.read(key, units::some_time);
+    let number = |key| limits.read(key, units::count);
+    let bytes = |key| limits.read(key, |text| units::count(&units::size(text)?.to_string()));
     let read = ServerLimits {
         header_timeout: time("header_timeout").unwrap_or(default.header_timeout),
         max_headers: number("max_headers").unwrap_or(default.max_headers),
@@ -138,9 +151,9 @@ fn read_server(
         max_connections: number("max_connections").unwrap_or(default.max_connections),
         max_connections_per_client: number("max_connections_per_client").unwrap_or(default.max_connections_per_client),
         max_streams: limits
-            .read("max_streams", |text| text.parse().map_err(|_| format!("`{text}` is no number")))
+            .read("max_streams", |text| u32::try_from(units::count(text)?).map_err(|_| format!("`{text}` is too many")))
             .unwrap_or(default.max_streams),
-        drain_timeout: time("drain_timeout").unwrap_or(default.drain_timeout),
+        drain_timeout: limits.read("drain_timeout", units::duration).unwrap_or(default.drain_timeout),
     };
     limits.also_knows(["max_fills", "max_blob_size", "upstream_idle_timeout"]);
     for section in [server, admin, limits] {
@@ -157,20 +170,25 @@ fn read_tls(section: Section<'_>) -> Option<TlsSettings> {
         Err(error) => Err(format!("{text} cannot be read: {error}")),
     };
     let (certificate, key) = (section.read("certificate", readable), section.read("key", readable));
-    let client_ca = section.read("client_ca", readable);
+    let (problems, place) = (section.problems, section.place.clone());
     for name in ["certificate", "key"] {
-        if section.text(name).is_none() {
-            section.problems.add(&section.place, format!("[server.tls] needs a `{name}`"), None);
+        if !section.has(name) {
+            problems.add(&place, format!("[server.tls] needs a `{name}`"), "name a PEM file".to_owned());
         }
     }
+    if let Some(found) = section.value("client_ca") {
+        let message = "client certificates are not supported by this version";
+        problems.add(&found.place, message, "remove `client_ca`".to_owned());
+    }
     section.finish(|_| None);
-    Some(TlsSettings { certificate: certificate?, key: key?, client_ca })
+    let settings = TlsSettings { certificate: certificate?, key: key?, client_ca: None };
+    if let Err(error) = settings.check() {
+        problems.add(&place, format!("[server.tls]: {error}"), None);
+    }
+    Some(settings)
 }
 
 fn read_cache(cache: Section<'_>, limits: &Section<'_>) -> CacheSettings {
-    let count = |text: &str| {
-        text.parse::<usize>().ok().filter(|n| *n > 0).ok_or_else(|| format!("`{text}` is no positive number"))
-    };
     let settings = CacheSettings {
         dir: cache.text("dir").map_or_else(|| "cache".into(), |found| found.value.into()),
         max_size: cache.read("max_size", units::size).unwrap_or(100 << 30),
@@ -190,10 +208,10 @@ fn read_cache(cache: Section<'_>, limits: &Section<'_>) -> CacheSettings {
                 _ => Err("it is \"sync\" or \"lazy\"".to_owned()),
             })
             .unwrap_or_default(),
-        max_fills: limits.read("max_fills", count).unwrap_or(256),
-        max_segments: limits.read("max_segments", count).unwrap_or(12),
+        max_fills: limits.read("max_fills", units::count).unwrap_or(256),
+        max_segments: limits.read("max_segments", units::count).unwrap_or(12),
         max_blob_size: limits.read("max_blob_size", units::size).unwrap_or(64 << 30),
-        idle_timeout: limits.read("upstream_idle_timeout", units::duration).unwrap_or(Duration::from_secs(30)),
+        idle_timeout: limits.read("upstream_idle_timeout", units::some_time).unwrap_or(Duration::from_secs(30)),
     };
     cache.finish(|_| None);
     settings
@@ -211,6 +229,9 @@ fn read_log(log: Section<'_>) -> LogSettings {
             })
             .unwrap_or_default(),
     };
+    if let (Err(error), Some(found)) = (settings.check(), log.text("level")) {
+        log.problems.add(&found.place, format!("`level`: {error}"), None);
+    }
     log.finish(|_| None);
     settings
 }
@@ -219,24 +240,18 @@ fn read_registries<'a>(
     sections: Vec<Section<'a>>,
     environment: &'a Environment,
     problems: &Problems,
+    names: &mut Vec<RegistryName>,
     tag_ttl: Duration,
 ) -> Option<Vec<Parsed>> {
     if sections.is_empty() {
-        return implied(environment, tag_ttl);
+        return implied(environment, names, tag_ttl);
     }
     let sources = Sources { environment };
     let mut registries: Vec<Parsed> = Vec::new();
     for section in sections {
-        let Some(parsed) = registry::read(section, &sources, tag_ttl) else { continue };
+        let Some(parsed) = registry::read(section, &sources, names, tag_ttl) else { continue };
         for earlier in &registries {
             let (new, old) = (&parsed.registry, &earlier.registry);
-            if new.name == old.name {
-                let message = format!(
-                    "there is a registry `{}` already: names differ in more than case and punctuation",
-                    old.name
-                );
-                problems.add(&parsed.name_place, message, None);
-            }
             if let (Some(place), true) = (&parsed.default_place, old.is_default) {
                 problems.add(
                     place,
@@ -263,16 +278,17 @@ fn read_registries<'a>(
 }
 
 /// Docker Hub, anonymous.
-fn implied(environment: &Environment, tag_ttl: Duration) -> Option<Vec<Parsed>> {
+fn implied(environment: &Environment, names: &mut Vec<RegistryName>, tag_ttl: Duration) -> Option<Vec<Parsed>> {
     let problems = Problems::of(None);
     let document = DeTable::parse(IMPLIED).ok()?;
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     let root = Section::new("the defaults", Some(&root), environment, &problems);
     let sources = Sources { environment };
-    Some(root.tables("registry").into_iter().filter_map(|section| registry::read(section, &sources, tag_ttl)).collect())
+    let sections = root.tables("registry").into_iter();
+    Some(sections.filter_map(|section| registry::read(section, &sources, names, tag_ttl)).collect())
 }
 
-fn read_clients(sections: Vec<Section<'_>>, registries: &[&Registry], problems: &Problems) -> Vec<Client> {
+fn read_clients(sections: Vec<Section<'_>>, registries: &[RegistryName], problems: &Problems) -> Vec<Client> {
     let mut clients: Vec<Client> = Vec::new();
     for section in sections {
         let Some((client, place)) = client::read(section, registries) else { continue };

@@ -6,6 +6,7 @@
 //! working directory.
 
 mod client;
+mod excerpt;
 mod load;
 mod problem;
 mod registry;

@@ -6,13 +6,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::problem::{Place, nearest};
 use super::secret::Sources;
 use super::section::{Found, Section};
 use super::units;
 use crate::registry::{
-    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, Origin, Registry, RegistryName, Scheme, Value,
+    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, Origin, Registry, RegistryName, Scheme, Secret, Value,
 };
 
 /// Keys that every kind has.
@@ -30,7 +32,6 @@ const COMMON: &[&str] = &[
     "redirect_origins",
     "max_connections",
     "tag_ttl",
-    "allow_plaintext",
 ];
 
 /// A registry of the file, and the places that later checks speak of.
@@ -41,10 +42,26 @@ pub(super) struct Parsed {
     pub(super) access_place: Place,
 }
 
-/// Reads one `[[registry]]`; `None` when too little of it is right.
-pub(super) fn read(section: Section<'_>, sources: &Sources<'_>, tag_ttl: Duration) -> Option<Parsed> {
+/// Reads one `[[registry]]`; `None` when too little of it is right. `names`
+/// are those of all the registries so far, sound or not.
+pub(super) fn read(
+    section: Section<'_>,
+    sources: &Sources<'_>,
+    names: &mut Vec<RegistryName>,
+    tag_ttl: Duration,
+) -> Option<Parsed> {
     let problems = section.problems;
     let name = required(&section, "name", |text| text.parse::<RegistryName>().map_err(|error| error.to_string()));
+    if let Some(name) = &name {
+        if let Some(earlier) = names.iter().find(|earlier| *earlier == name) {
+            problems.add(
+                &section.place_of("name"),
+                format!("there is a registry `{earlier}` already"),
+                "give it a name that differs in more than case and punctuation".to_owned(),
+            );
+        }
+        names.push(name.clone());
+    }
     let kind = required(&section, "kind", |text| {
         text.parse::<Kind>().map_err(|()| {
             let all: Vec<&str> = Kind::ALL.into_iter().map(Kind::as_str).collect();
@@ -62,15 +79,15 @@ pub(super) fn read(section: Section<'_>, sources: &Sources<'_>, tag_ttl: Duratio
 
     let plain_allowed = kind == Kind::Generic && section.flag("allow_plaintext").is_some_and(|flag| flag.value);
     let mut form = Form::new(kind);
-    let mut complete = true;
     for field in kind.fields() {
         let value = match field.kind {
             FieldKind::Text => section.text(field.name).map(|found| Value::Text(found.value)),
             FieldKind::Secret => {
-                let given = section.value(field.name).is_some();
                 let secret = sources.take(&section, &owner, field.name, plain_allowed);
-                complete &= given == secret.is_some();
-                secret.map(Value::Secret)
+                // A secret that could not be taken has been told of; with one
+                // in its stead the rest of the form is checked all the same.
+                let stand_in = || section.has(field.name).then(|| Secret::new("-".to_owned()));
+                secret.or_else(stand_in).map(Value::Secret)
             }
         };
         if let Some(value) = value {
@@ -78,13 +95,15 @@ pub(super) fn read(section: Section<'_>, sources: &Sources<'_>, tag_ttl: Duratio
             let _ = form.set(field.name, value);
         }
     }
-    // A secret that could not be taken has been told of; what follows from
-    // its absence need not be.
     let connection = match form.connect() {
         Ok(connection) => Some(connection),
-        Err(_) if !complete => None,
         Err(error) => {
-            problems.add(&section.place_of(error.field), format!("{owner}: {}", error.message), None);
+            // Where a user name should be, people write `user:password`.
+            let place = match section.place_of(error.field) {
+                place if matches!(error.field, "username" | "email") => place.hidden(),
+                place => place,
+            };
+            problems.add(&place, format!("{owner}: {}", error.message), None);
             None
         }
     };
@@ -93,14 +112,17 @@ pub(super) fn read(section: Section<'_>, sources: &Sources<'_>, tag_ttl: Duratio
     let origins = |key| section.list(key, parse::<Origin>).unwrap_or_default();
     let (endpoints, token_realms, redirect_origins) =
         (origins("endpoints"), origins("token_realms"), origins("redirect_origins"));
-    let allow_private = values(section.list("allow_private", network).unwrap_or_default());
+    let allow_private = values(section.list("allow_private", units::network).unwrap_or_default());
     let hosts = section.list("hosts", parse::<HostPort>).unwrap_or_default();
-    let access = section.text("access");
+    let access = section.read("access", |text| match text {
+        "anyone" => Ok(AccessMode::Anyone),
+        "grants" => Ok(AccessMode::Grants),
+        _ => Err("it is \"anyone\" or \"grants\"".to_owned()),
+    });
     let access_place = section.place_of("access");
     let default = section.flag("default").filter(|flag| flag.value);
-    let ca_pem =
-        section.read("ca", |path| std::fs::read(path).map_err(|error| format!("{path} cannot be read: {error}")));
-    let max_connections = section.read("max_connections", positive).unwrap_or(16);
+    let ca_pem = section.read("ca", authorities);
+    let max_connections = section.read("max_connections", units::count).unwrap_or(16);
     let tag_ttl = section.read("tag_ttl", units::duration).unwrap_or(tag_ttl);
     let name_place = section.place_of("name");
     let url_place = section.place_of("url");
@@ -116,26 +138,20 @@ pub(super) fn read(section: Section<'_>, sources: &Sources<'_>, tag_ttl: Duratio
     section.also_knows(COMMON.iter().copied());
     section.finish(|key| explain_field(kind, key));
 
-    let connection = connection?;
-    let access = match access.as_ref().map(|found| found.value.as_str()) {
-        Some("anyone") => AccessMode::Anyone,
-        Some("grants") => AccessMode::Grants,
-        None if connection.credential.is_anonymous() => AccessMode::Anyone,
-        None => AccessMode::Grants,
-        Some(_) => {
-            problems.add(&access_place, format!("{owner}: `access` is \"anyone\" or \"grants\""), None);
-            return None;
-        }
-    };
     let check = |origin: &Origin, place: &Place| {
         check_origin(origin, insecure, &allow_private, |message, help| {
             problems.add(place, format!("{owner}: {message}"), help);
         })
     };
-    check(&connection.origin, &url_place);
     for endpoint in &endpoints {
         check(&endpoint.value, &endpoint.place);
     }
+    let connection = connection?;
+    check(&connection.origin, &url_place);
+    let access = access.unwrap_or(match connection.credential.is_anonymous() {
+        true => AccessMode::Anyone,
+        false => AccessMode::Grants,
+    });
     let registry = Registry {
         name: name?,
         kind,
@@ -162,8 +178,12 @@ pub(super) fn read(section: Section<'_>, sources: &Sources<'_>, tag_ttl: Duratio
 }
 
 fn required<T>(section: &Section<'_>, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
-    if section.text(key).is_none() && section.value(key).is_none() {
-        section.problems.add(&section.place, format!("{} needs a `{key}`", section.title), None);
+    if !section.has(key) {
+        let example = match key {
+            "name" => "for example `name = \"My-Registry\"`".to_owned(),
+            _ => format!("it is one of {}", Kind::ALL.map(Kind::as_str).join(", ")),
+        };
+        section.problems.add(&section.place, format!("{} needs a `{key}`", section.title), example);
         return None;
     }
     section.read(key, parse)
@@ -190,7 +210,19 @@ fn check_origin(origin: &Origin, insecure: bool, allow_private: &[IpNet], report
     }
 }
 
+/// The certificates of a PEM file.
+fn authorities(path: &str) -> Result<Vec<u8>, String> {
+    let pem = std::fs::read(path).map_err(|error| format!("{path} cannot be read: {error}"))?;
+    match CertificateDer::pem_slice_iter(&pem).next() {
+        Some(Ok(_)) => Ok(pem),
+        _ => Err(format!("{path} holds no certificate in PEM form")),
+    }
+}
+
 fn explain_field(kind: Kind, key: &str) -> Option<String> {
+    if key == "allow_plaintext" {
+        return Some("only a registry of kind `generic` may have its secret in the file".to_owned());
+    }
     let others: Vec<&str> = Kind::ALL
         .into_iter()
         .filter(|other| *other != kind && other.fields().iter().any(|field| field.name == key))
@@ -205,15 +237,6 @@ fn explain_field(kind: Kind, key: &str) -> Option<String> {
 
 fn parse<T: FromStr<Err: ToString>>(text: &str) -> Result<T, String> {
     text.parse().map_err(|error: T::Err| error.to_string())
-}
-
-fn network(text: &str) -> Result<IpNet, String> {
-    let single = || text.parse::<IpAddr>().map(IpNet::from);
-    text.parse::<IpNet>().or_else(|_| single()).map_err(|_| format!("`{text}` is no network; write it as `10.0.0.0/8`"))
-}
-
-fn positive(text: &str) -> Result<usize, String> {
-    text.parse().ok().filter(|n| *n > 0).ok_or_else(|| format!("`{text}` is no positive number"))
 }
 
 fn values<T>(found: Vec<Found<T>>) -> Vec<T> {

@@ -26,11 +26,14 @@ impl Sources<'_> {
         let problems = section.problems;
         let table = match value {
             DeValue::Table(table) => table,
+            DeValue::String(text) if plain_allowed && text.is_empty() => {
+                problems.add(&place, format!("{owner}: `{key}` is empty"), None);
+                return None;
+            }
             DeValue::String(text) if plain_allowed => return Some(Secret::new(text.to_string())),
             _ => {
-                let Place::Span(span) = place else { return None };
                 problems.add(
-                    &Place::Hidden(span),
+                    &place.hidden(),
                     format!("{owner}: `{key}` is a secret and must not stand in the file"),
                     format!(
                         "name its source: `{key} = {{ env = \"NAME\" }}` or `{key} = {{ file = \"/run/secrets/name\" }}`; a kind = \"generic\" \
@@ -43,7 +46,7 @@ impl Sources<'_> {
         let mut entries = table.iter();
         let (Some((source, argument)), None) = (entries.next(), entries.next()) else {
             problems.add(
-                &place,
+                &place.hidden(),
                 format!("{owner}: `{key}` needs one source"),
                 format!("for example `{key} = {{ env = \"NAME\" }}`"),
             );
@@ -52,20 +55,31 @@ impl Sources<'_> {
         let source: &str = source.get_ref();
         let argument_text = argument.get_ref().as_str();
         match (source, argument_text) {
+            // The value written where its name should be must not be repeated.
+            ("env", Some(name)) if !is_variable_name(name) => {
+                let message = format!("{owner}: what `{key}` is taken from is no name of an environment variable");
+                problems.add(&place.hidden(), message, format!("write it as `{key} = {{ env = \"NAME\" }}`"));
+                None
+            }
+            ("file", Some(path)) if path.contains(|c: char| c.is_control() || c == '{') => {
+                let message = format!("{owner}: what `{key}` is taken from is no path of a file");
+                problems.add(&place.hidden(), message, format!("write it as `{key} = {{ file = \"/path\" }}`"));
+                None
+            }
             ("env", Some(name)) => self.in_environment(section, owner, key, name, &place),
             ("file", Some(path)) => in_file(section, owner, key, path, &place),
             ("env" | "file", None) => {
-                problems.add(&place, format!("{owner}: the {source} of `{key}` has to be text"), None);
+                problems.add(&place.hidden(), format!("{owner}: the {source} of `{key}` has to be text"), None);
                 None
             }
             ("stored" | "helper" | "docker_config", _) => {
                 let message = format!("{owner}: the source `{source}` of `{key}` is not supported by this version");
-                problems.add(&place, message, "use `env` or `file`".to_owned());
+                problems.add(&place.hidden(), message, "use `env` or `file`".to_owned());
                 None
             }
             _ => {
                 problems.add(
-                    &place,
+                    &place.hidden(),
                     format!("{owner}: `{source}` is no source of secrets"),
                     "use `env` or `file`".to_owned(),
                 );
@@ -93,6 +107,11 @@ impl Sources<'_> {
             }
         }
     }
+}
+
+fn is_variable_name(name: &str) -> bool {
+    name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
 fn in_file(section: &Section<'_>, owner: &str, key: &str, path: &str, place: &Place) -> Option<Secret> {

@@ -76,7 +76,10 @@ impl<'a> Section<'a> {
         let place = Place::Span(raw.span());
         match raw.get_ref() {
             DeValue::String(text) => Some(Found { value: text.to_string(), place }),
-            DeValue::Integer(number) => Some(Found { value: number.as_str().to_owned(), place }),
+            DeValue::Integer(number) => {
+                let decimal = u64::from_str_radix(number.as_str(), number.radix()).map(|value| value.to_string());
+                Some(Found { value: decimal.unwrap_or_else(|_| number.to_string()), place })
+            }
             other => {
                 self.problems.add(&place, format!("`{key}` has to be text, not {}", article(other)), None);
                 None
@@ -86,14 +89,34 @@ impl<'a> Section<'a> {
 
     /// A text read by `parse`.
     pub(super) fn read<T>(&self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        self.parsed(key, |place| place, parse)
+    }
+
+    /// A text read by `parse` that is never shown: what stands there by
+    /// mistake may be a secret.
+    pub(super) fn read_hidden<T>(&self, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {
+        self.parsed(key, Place::hidden, parse)
+    }
+
+    fn parsed<T>(
+        &self,
+        key: &'static str,
+        shown: impl Fn(Place) -> Place,
+        parse: impl Fn(&str) -> Result<T, String>,
+    ) -> Option<T> {
         let found = self.text(key)?;
         match parse(&found.value) {
             Ok(value) => Some(value),
             Err(error) => {
-                self.problems.add(&found.place, format!("`{key}`: {error}"), None);
+                self.problems.add(&shown(found.place), format!("`{key}`: {error}"), None);
                 None
             }
         }
+    }
+
+    /// Whether the file says anything about `key`.
+    pub(super) fn has(&self, key: &'static str) -> bool {
+        self.raw(key).is_some()
     }
 
     /// A list of texts, or a single one; `parse` reads each.

@@ -27,7 +27,7 @@ impl fmt::Debug for Secret {
 }
 
 /// A registry's credential.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub enum Credential {
     /// None: upstream sees an anonymous client.
     Anonymous,
@@ -62,6 +62,22 @@ impl Credential {
     }
 }
 
+impl fmt::Debug for Credential {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Credential::Anonymous => f.write_str("Anonymous"),
+            // Some providers want the token as user name too.
+            Credential::Password { username, secret } if username == secret.expose() => {
+                f.debug_struct("Password").field("username", secret).field("secret", secret).finish()
+            }
+            Credential::Password { username, secret } => {
+                f.debug_struct("Password").field("username", username).field("secret", secret).finish()
+            }
+            Credential::IdentityToken(secret) => f.debug_tuple("IdentityToken").field(secret).finish(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -70,5 +86,7 @@ mod tests {
     fn a_secret_never_prints() {
         let credential = Credential::new("robot".into(), Secret::new("canary".into()));
         assert!(!format!("{credential:?}").contains("canary"));
+        let credential = Credential::new("canary".into(), Secret::new("canary".into()));
+        assert!(!format!("{credential:?}").contains("canary"), "nor as a user name");
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use super::TlsError;
 use crate::api::PingMode;
 
 /// Where and how to listen.
@@ -30,6 +31,16 @@ pub struct TlsSettings {
     pub key: PathBuf,
     /// PEM authorities whose certificates identify clients.
     pub client_ca: Option<PathBuf>,
+}
+
+impl TlsSettings {
+    /// Whether a listener could use these files.
+    ///
+    /// # Errors
+    /// When it could not.
+    pub fn check(&self) -> Result<(), TlsError> {
+        super::tls::acceptor(self).map(drop)
+    }
 }
 
 /// Bounds on what clients may hold.

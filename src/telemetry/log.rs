@@ -1,9 +1,10 @@
 //! The log: structured events on standard error.
 
 use std::io::IsTerminal as _;
+use std::str::FromStr as _;
 
-use tracing_subscriber::EnvFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::{EnvFilter, fmt};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -37,16 +38,34 @@ pub struct InvalidLevel {
     level: String,
 }
 
+impl LogSettings {
+    /// Whether the level can be understood, before anything is started.
+    ///
+    /// # Errors
+    /// When it cannot.
+    pub fn check(&self) -> Result<(), InvalidLevel> {
+        self.filter().map(drop)
+    }
+
+    /// The level speaks of this program; what libraries say at debug and below
+    /// may hold what was sent to them.
+    fn filter(&self) -> Result<EnvFilter, InvalidLevel> {
+        let level = self.level.clone();
+        let directives = match LevelFilter::from_str(&level) {
+            _ if level.contains('=') => level.clone(),
+            Ok(_) if !level.is_empty() => format!("warn,transship={level}"),
+            _ => return Err(InvalidLevel { level }),
+        };
+        EnvFilter::try_new(directives).map_err(|_| InvalidLevel { level })
+    }
+}
+
 /// Starts logging; a second start in one process changes nothing.
 ///
 /// # Errors
 /// When the level cannot be understood.
 pub fn start(settings: &LogSettings) -> Result<(), InvalidLevel> {
-    let level = settings.level.clone();
-    // The level speaks of this program; what libraries say at debug and below
-    // may hold what was sent to them.
-    let directives = if level.contains('=') { level.clone() } else { format!("warn,transship={level}") };
-    let filter = EnvFilter::try_new(directives).map_err(|_| InvalidLevel { level })?;
+    let filter = settings.filter()?;
     let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
     let started = match settings.format {
         LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
@@ -55,4 +74,22 @@ pub fn start(settings: &LogSettings) -> Result<(), InvalidLevel> {
     // The one in force stays.
     drop(started);
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn levels_and_directives_are_understood_and_nothing_else() {
+        let settings = |level: &str| LogSettings { level: level.to_owned(), ..LogSettings::default() };
+        for level in
+            ["error", "warn", "info", "debug", "trace", "off", "transship::upstream=debug", "warn,transship=trace"]
+        {
+            assert!(settings(level).check().is_ok(), "{level}");
+        }
+        for level in ["", "loud", "info,debug", "transship=loud", "info transship"] {
+            assert!(settings(level).check().is_err(), "{level}");
+        }
+    }
 }

@@ -106,7 +106,7 @@ fn content_range(text: &str) -> Option<(u64, u64, u64)> {
     let (range, total) = text.trim().strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
     let (first, last, total): (u64, u64, u64) = (first.parse().ok()?, last.parse().ok()?, total.parse().ok()?);
-    (first <= last && last < total).then_some((first, last + 1, total))
+    (first <= last && last < total).then(|| (first, last + 1, total))
 }
 
 /// A blob's bytes as they arrive; holds one of the registry's transfers.

@@ -66,7 +66,13 @@ impl Fill {
                 other => warn!(digest = %self.digest, error = %other, "fill failed"),
             }
             let cause = error.clone();
-            publish(&self.progress, |progress| progress.state = State::Failed(cause));
+            publish(&self.progress, |progress| {
+                // Verified content stays that for whoever is reading it, even
+                // if the disk would not keep it.
+                if !matches!(progress.state, State::Verified) {
+                    progress.state = State::Failed(cause);
+                }
+            });
             if matches!(error, FillError::Disk(_)) {
                 // What a failing disk has of it is worth nothing, and on a full
                 // one it takes the room that others need.
