@@ -11,6 +11,7 @@ mod addresses;
 mod check;
 mod closed_world;
 mod content;
+mod delivery;
 mod demo;
 mod disk;
 mod fills;

@@ -18,7 +18,7 @@ use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree};
 use crate::registry::{AccessMode, Kind, RegistryName};
-use crate::server::{ServerLimits, ServerSettings, TlsSettings};
+use crate::server::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
 /// What is configured where nothing is.
@@ -124,6 +124,13 @@ fn read_server(
         "challenge" => Ok(PingMode::Challenge),
         _ => Err("it is \"auto\", \"open\" or \"challenge\"".to_owned()),
     });
+    let body = server.read("body", |text| match text {
+        "auto" => Ok(BodyMethod::Auto),
+        "splice" => Ok(BodyMethod::Splice),
+        "mmap" => Ok(BodyMethod::Mmap),
+        "read" => Ok(BodyMethod::Read),
+        _ => Err("it is \"auto\", \"splice\", \"mmap\" or \"read\"".to_owned()),
+    });
     let tls = server.table("tls", "[server.tls]").and_then(read_tls);
     let scheme = if tls.is_some() { "https" } else { "http" };
     let port = listen.first().map_or(5000, SocketAddr::port);
@@ -159,7 +166,8 @@ fn read_server(
     for section in [server, admin, limits] {
         section.finish(|_| None);
     }
-    let settings = ServerSettings { listen, admin_listen, tls, ping: ping.unwrap_or_default(), limits: read };
+    let (body, ping) = (body.unwrap_or_default(), ping.unwrap_or_default());
+    let settings = ServerSettings { listen, admin_listen, tls, body, ping, limits: read };
     (settings, public_url, expose_private)
 }
 

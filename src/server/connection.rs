@@ -16,7 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::settings::ServerLimits;
+use super::settings::{BodyMethod, ServerLimits};
 use super::stream::{PlainStream, StallGuard};
 use crate::api::{Api, Peer, Transport};
 use crate::cache::Method;
@@ -30,6 +30,7 @@ pub(super) struct Shared {
     pub(super) api: Arc<Api>,
     pub(super) limits: ServerLimits,
     pub(super) tls: Option<TlsAcceptor>,
+    pub(super) body: BodyMethod,
     pub(super) pipes: PipePool,
     pub(super) stopping: CancellationToken,
 }
@@ -47,7 +48,13 @@ impl Shared {
         };
         let Some(acceptor) = &self.tls else {
             let mappings = Mappings::default();
-            peer.transport = Transport { method: Method::Mapped, mappings: Some(mappings.clone()) };
+            peer.transport = match self.body {
+                BodyMethod::Auto | BodyMethod::Splice => {
+                    Transport { method: Method::Mapped, mappings: Some(mappings.clone()) }
+                }
+                BodyMethod::Mmap => Transport { method: Method::Mapped, mappings: None },
+                BodyMethod::Read => Transport { method: Method::Read, mappings: None },
+            };
             let stream = PlainStream::new(tcp, mappings, self.pipes.clone());
             return self.http1(StallGuard::new(stream, self.limits.write_stall_timeout), peer).await;
         };

@@ -7,5 +7,5 @@ mod stream;
 mod tls;
 
 pub use listener::{Server, ServerError};
-pub use settings::{ServerLimits, ServerSettings, TlsSettings};
+pub use settings::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
 pub use tls::TlsError;

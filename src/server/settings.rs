@@ -16,10 +16,27 @@ pub struct ServerSettings {
     pub admin_listen: SocketAddr,
     /// TLS of the data listener; absent: plain HTTP.
     pub tls: Option<TlsSettings>,
+    /// How cached bytes get to plain connections.
+    pub body: BodyMethod,
     /// What a ping without credentials is told.
     pub ping: PingMode,
     /// Bounds that protect the process.
     pub limits: ServerLimits,
+}
+
+/// How the bytes of cached blobs get from their files to a plain connection.
+/// Over TLS they are always read into memory, where they are encrypted.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum BodyMethod {
+    /// The fastest that is measured: [`Splice`](BodyMethod::Splice).
+    #[default]
+    Auto,
+    /// Moved by the kernel through a pipe.
+    Splice,
+    /// Written from a mapping.
+    Mmap,
+    /// Read into memory and written.
+    Read,
 }
 
 /// Files of the data listener's TLS.
@@ -39,7 +56,7 @@ impl TlsSettings {
     /// # Errors
     /// When it could not.
     pub fn check(&self) -> Result<(), TlsError> {
-        super::tls::acceptor(self).map(drop)
+        super::tls::Certificate::open(self)?.acceptor().map(drop)
     }
 }
 
