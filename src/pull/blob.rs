@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::Puller;
 use super::error::{Error, Result};
 use super::passthrough::Passthrough;
+use crate::access::Links;
 use crate::cache::{
     Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Reader, Retry, Source, SourceError, Verdict,
 };
@@ -86,19 +87,15 @@ impl Puller {
                     }
                     return self.of_blob(digest, &blob, range, method);
                 }
-                Entry::Fill { follower, own } => {
-                    if !linked && !own {
-                        self.permission(upstream, repository, digest).await?;
+                Entry::Fill { mut follower, own } => {
+                    if own {
+                        self.fillers.insert(*digest, (registry.name.slug().to_owned(), repository.clone()));
+                    } else if !linked {
+                        self.may_follow(upstream, repository, digest, &mut follower).await?;
                         linked = true;
                     }
                     match self.follow(follower, range, method).await {
-                        Ok(reply) => {
-                            // Upstream has begun to send it: that is the proof.
-                            if own {
-                                self.links.put(registry, repository, digest, None, reply.total);
-                            }
-                            return Ok(reply);
-                        }
+                        Ok(reply) => return Ok(reply),
                         Err(FollowError::Fill(FillError::Disk(error))) => {
                             warn!(%digest, %error, "the cache cannot be written, passing through");
                             return self.pass_through(upstream, repository, digest).await;
@@ -151,7 +148,12 @@ impl Puller {
             };
         }
         let source = || -> Arc<dyn Source> {
-            Arc::new(UpstreamBlob { upstream: Arc::clone(upstream), repository: repository.clone(), digest: *digest })
+            Arc::new(UpstreamBlob {
+                upstream: Arc::clone(upstream),
+                repository: repository.clone(),
+                digest: *digest,
+                links: Arc::clone(&self.links),
+            })
         };
         self.cache.join(digest, source).await
     }
@@ -172,6 +174,25 @@ impl Puller {
             Ok::<_, upstream::Error>(total)
         });
         asked.await.map_err(|error| Error::from(upstream::Error::clone(&error)))
+    }
+
+    /// Whether a fill may be followed that was begun before. One that was
+    /// begun for the same repository shows by itself, as soon as upstream
+    /// answers it, that this credential may read the blob.
+    async fn may_follow(
+        &self,
+        upstream: &Arc<Upstream>,
+        repository: &Repository,
+        digest: &Digest,
+        follower: &mut Follower,
+    ) -> Result<()> {
+        let registry = upstream.registry();
+        let begun_here =
+            self.fillers.get(digest).is_some_and(|(slug, other)| slug == registry.name.slug() && other == *repository);
+        if begun_here && follower.started().await.is_ok() && self.links.get(registry, repository, digest).is_some() {
+            return Ok(());
+        }
+        self.permission(upstream, repository, digest).await.map(|_| ())
     }
 
     async fn follow(
@@ -235,8 +256,10 @@ enum FollowError {
     Range { total: u64 },
 }
 
-/// A blob of an upstream, as a source of a fill.
+/// A blob of an upstream, as a source of a fill. That upstream begins to send
+/// it is the proof that the registry's credential may read it.
 struct UpstreamBlob {
+    links: Arc<Links>,
     upstream: Arc<Upstream>,
     repository: Repository,
     digest: Digest,
@@ -251,6 +274,7 @@ impl Source for UpstreamBlob {
         Box::pin(async move {
             let answer =
                 self.upstream.blob(&self.repository, &self.digest, offset, until).await.map_err(source_error)?;
+            self.links.put(self.upstream.registry(), &self.repository, &self.digest, None, answer.total);
             let body = answer.body.map(|frame| frame.map_err(source_error));
             Ok(Opened { total: answer.total, start: answer.start, body: Box::pin(body) })
         })

@@ -27,10 +27,15 @@ use crate::oci::{Digest, Repository};
 use crate::registry::Registry;
 use crate::upstream::{TlsError, Upstream};
 
+/// Forgetting who began a fill costs a question to upstream, nothing else.
+const FILLER_REMEMBERED: Duration = Duration::from_secs(3600);
+
 /// Pulls through the configured registries, over one cache.
 pub struct Puller {
     cache: Cache,
-    links: Links,
+    links: Arc<Links>,
+    /// Through which registry and repository a running fill was begun.
+    fillers: moka::sync::Cache<Digest, (String, Repository)>,
     upstreams: HashMap<String, Arc<Upstream>>,
     manifests: manifest::Flights,
     permissions: moka::future::Cache<(String, Repository, Digest), Option<u64>>,
@@ -64,7 +69,8 @@ impl Puller {
         }
         Ok(Puller {
             cache,
-            links,
+            links: Arc::new(links),
+            fillers: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(FILLER_REMEMBERED).build(),
             upstreams,
             manifests: manifest::flights(),
             permissions: moka::future::Cache::builder()
