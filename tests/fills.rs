@@ -80,7 +80,11 @@ fn f17_twenty_resets_in_one_transfer_cost_little_more_than_the_content() {
     upstream.on("GET", "/blobs/", |_, answer| {
         // Each answer brings a twentieth of the whole.
         let at = answer.body.len().min(SIZE / 20);
-        if at == answer.body.len() { answer } else { answer.at(at, Event::Reset) }
+        if at == answer.body.len() {
+            return answer;
+        }
+        // A reset takes with it what has not been read yet.
+        answer.at(at, Event::Sleep(Duration::from_millis(100))).at(at, Event::Reset)
     });
     proxy.get(&target(&digest)).assert_content(&digest);
     let mut asked: Vec<_> = upstream.requests().iter().map(|request| request.range_start().unwrap_or(0)).collect();
