@@ -118,6 +118,24 @@ fn get(
 }
 
 #[test]
+fn d9_what_is_no_tls_on_a_tls_listener_is_closed_and_the_next_client_is_served() {
+    let dir = tempfile::tempdir().unwrap();
+    let certificate = write_certificate(dir.path());
+    let upstream = Upstream::start();
+    let tls =
+        format!("[server.tls]\ncertificate = \"{0}/server.crt\"\nkey = \"{0}/server.key\"\n", dir.path().display());
+    let proxy = Setup::open(&upstream).sections(&tls).sections("[limits]\ntls_handshake_timeout = \"1s\"\n").start();
+    let garbage = noise(1, 1000);
+    // A record of one byte, and the first bytes of a hello that never ends.
+    let hello: &[&[u8]] = &[b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n", &garbage, b"\x16\x03\x01\x00\x01\x01", b"\x16"];
+    for bytes in hello {
+        let answer = http::raw(proxy.address(), bytes);
+        assert!(!answer.starts_with(b"HTTP/1.1 200"));
+    }
+    assert!(get(proxy.address(), &[certificate], "/v2/").unwrap().0.starts_with(b"HTTP/1.1 200"));
+}
+
+#[test]
 fn over_tls_the_bytes_are_the_same_and_a_renewed_certificate_is_shown_without_a_restart() {
     let dir = tempfile::tempdir().unwrap();
     let first = write_certificate(dir.path());

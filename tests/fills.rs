@@ -55,6 +55,38 @@ fn a_hundred_clients_cost_one_transfer() {
 }
 
 #[test]
+fn f30_a_thousand_clients_of_one_cold_blob_cost_one_transfer_and_little_memory() {
+    use sha2::Digest as _;
+    let (upstream, proxy, digest) = start();
+    let gate = Gate::new();
+    let closed = gate.clone();
+    upstream.on("GET", "/blobs/", move |_, answer| answer.at(SIZE / 2, Event::Wait(closed.clone())));
+    let mut clients: Vec<_> = (0..1000).map(|_| http::open(proxy.address(), "GET", &target(&digest), &[])).collect();
+    gate.wait_until_reached();
+    gate.open();
+    std::thread::scope(|scope| {
+        for some in clients.chunks_mut(50) {
+            scope.spawn(|| {
+                for client in some {
+                    let mut hasher = sha2::Sha256::new();
+                    loop {
+                        let part = client.read(256 * 1024);
+                        if part.is_empty() {
+                            break;
+                        }
+                        hasher.update(part);
+                    }
+                    assert_eq!(format!("sha256:{}", hex::encode(hasher.finalize())), digest);
+                }
+            });
+        }
+    });
+    let memory = proxy.private_memory();
+    assert!(memory < 300 * 1024, "{memory} KiB");
+    assert_eq!((upstream.count("GET", "/blobs/"), upstream.count("HEAD", "/blobs/")), (1, 0));
+}
+
+#[test]
 fn a_second_pull_asks_upstream_for_nothing() {
     let (upstream, proxy, digest) = start();
     proxy.get(&target(&digest)).assert_content(&digest);

@@ -131,6 +131,14 @@ impl Daemon {
         }
     }
 
+    /// Its private memory, in KiB, as the kernel counts it: what is mapped from
+    /// files is not in it.
+    pub(crate) fn private_memory(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
     /// Ends it at once, without a chance to tidy up.
     pub(crate) fn kill(&mut self) {
         let _ = self.child.kill();

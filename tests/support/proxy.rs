@@ -145,6 +145,11 @@ impl Proxy {
         self.running.as_ref().unwrap().admin
     }
 
+    /// Its private memory, in KiB.
+    pub(crate) fn private_memory(&self) -> u64 {
+        self.running.as_ref().unwrap().process.private_memory()
+    }
+
     /// The cache directory.
     pub(crate) fn cache(&self) -> PathBuf {
         self.dir.path().join("cache")
