@@ -119,9 +119,10 @@ fn pull(load: &Load, began: Instant, client: &mut Client) -> io::Result<()> {
     let stream = TcpStream::connect((load.url.host.as_str(), load.url.port))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    match &load.tls {
-        None => repeat(&mut Plain { stream }, load, began, client),
-        Some(config) => repeat(&mut tls::wrap(stream, &load.url.host, config)?, load, began, client),
+    match (load.url.tls, &load.tls) {
+        (false, _) => repeat(&mut Plain { stream }, load, began, client),
+        (true, None) => Err(invalid("https, and nobody to trust")),
+        (true, Some(config)) => repeat(&mut tls::wrap(stream, &load.url.host, config)?, load, began, client),
     }
 }
 
