@@ -14,7 +14,7 @@ pub(crate) fn transship(setup: &Setup, dir: &Path, port: u16, admin: u16) -> Str
     }
     text += &format!(
         "[admin]\nlisten = \"127.0.0.1:{admin}\"\n[cache]\ndir = {cache:?}\n[log]\nlevel = \"warn\"\n\
-         [[registry]]\nname = \"bench\"\nkind = \"generic\"\nurl = \"http://127.0.0.1:{upstream}\"\n\
+         [[registry]]\nname = \"sample\"\nkind = \"generic\"\nurl = \"http://127.0.0.1:{upstream}\"\n\
          insecure = true\nallow_private = [\"127.0.0.0/8\"]\ndefault = true\n"
     );
     text

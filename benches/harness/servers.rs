@@ -63,7 +63,8 @@ impl Kind {
         let argument = if matches!(self, Kind::NginxStatic | Kind::NginxCache) { "-v" } else { "--version" };
         let output = Command::new(self.program()?).arg(argument).output().ok()?;
         let said = [output.stdout, output.stderr].concat();
-        Some(String::from_utf8_lossy(&said).lines().next().unwrap_or_default().trim().to_owned())
+        // The last word of the first line, whatever else they say.
+        Some(String::from_utf8_lossy(&said).lines().next()?.split_whitespace().last()?.to_owned())
     }
 }
 
