@@ -2,18 +2,19 @@
 //!
 //! A fill belongs to the cache: it runs detached from the request that began
 //! it, never waits for a follower, and ends in exactly one of *verified* or
-//! *failed*. Bytes go network → channel → writer thread; the thread writes,
-//! tells the followers, then hashes, so that nobody waits for the hash but the
-//! last bytes. A broken transfer is continued at the byte it broke at, and a
+//! *failed*. Each piece that comes in is written, told to the followers, then
+//! hashed, so that nobody waits for the hash but the last bytes. A broken
+//! transfer is continued at the byte it broke at, and a
 //! slow one gets more connections where they help.
 //!
 //! * [`partial`]: the growing file, and what an earlier try left in it
-//! * [`writer`]: the thread that owns it
+//! * [`writer`], [`feed`]: what owns it, and on which thread
 //! * [`transfer`]: the connections that feed the writer
 //! * [`plan`], [`pace`]: which part is fetched by which connection, and how
 //!   many there are
 //! * [`tries`]: when to try again and when to give up
 
+mod feed;
 mod pace;
 mod partial;
 mod plan;
@@ -25,11 +26,12 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, oneshot, watch};
+use tokio::sync::watch;
 use tracing::{debug, warn};
 
 pub(super) use self::plan::Demand;
 
+use self::feed::Feed;
 use self::partial::Partial;
 use self::transfer::Transfer;
 use self::tries::Tries;
@@ -42,9 +44,6 @@ use super::settings::Durability;
 use super::source::{Opened, Retry, Source};
 use crate::kernel;
 use crate::oci::Digest;
-
-/// Frames on their way from the network to the disk.
-const CHANNEL: usize = 4;
 
 /// Everything a fill needs of its cache.
 pub(super) struct Fill {
@@ -107,16 +106,9 @@ impl Fill {
             progress.started = Some(started);
         });
 
-        let (pieces, receiver) = mpsc::channel(CHANNEL);
-        let (done, outcome) = oneshot::channel();
-        let mut writer = Writer { partial, written: Extents::up_to(position), progress: self.progress.clone() };
-        tokio::task::spawn_blocking(move || {
-            let result = writer.run(receiver).map(|()| writer.partial);
-            // Nobody listens any more only when the fill itself was dropped.
-            let _ = done.send(result);
-        });
-        let received = Transfer::new(self, total, position, pieces).run(opened).await;
-        let partial = outcome.await.map_err(|_| FillError::Stopped)?.map_err(disk)?;
+        let feed = Feed::new(Writer { partial, written: Extents::up_to(position), progress: self.progress.clone() });
+        let received = Transfer::new(self, total, position, &feed).run(opened).await;
+        let partial = feed.finish().await.map_err(disk)?;
         received?;
         self.finish(partial, content, position > 0).await
     }

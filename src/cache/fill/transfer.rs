@@ -9,10 +9,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tracing::debug;
 
 use super::Fill;
+use super::feed::Feed;
 use super::pace::Pace;
 use super::plan::Plan;
 use super::tries::{Short, Stalled, Tries};
@@ -59,7 +60,7 @@ pub(super) struct Transfer<'a> {
     start: u64,
     /// For content of known length.
     plan: Option<Mutex<Plan>>,
-    pieces: mpsc::Sender<Piece>,
+    feed: &'a Feed,
     ranges: watch::Sender<Ranges>,
     received: AtomicU64,
     running: AtomicUsize,
@@ -68,13 +69,13 @@ pub(super) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(fill: &'a Fill, total: Option<u64>, start: u64, pieces: mpsc::Sender<Piece>) -> Transfer<'a> {
+    pub(super) fn new(fill: &'a Fill, total: Option<u64>, start: u64, feed: &'a Feed) -> Transfer<'a> {
         Transfer {
             fill,
             total,
             start,
             plan: total.map(|total| Mutex::new(Plan::new(total, start))),
-            pieces,
+            feed,
             ranges: watch::Sender::new(Ranges::Unknown),
             received: AtomicU64::new(0),
             running: AtomicUsize::new(0),
@@ -160,6 +161,7 @@ impl<'a> Transfer<'a> {
 
     /// Takes one part after the other.
     async fn helper(&self) -> Result<(), FillError> {
+        self.feed.move_to_thread();
         let _counted = Counted::new(&self.running);
         self.help().await
     }
@@ -268,7 +270,7 @@ impl<'a> Transfer<'a> {
             plan.advance_head(*position);
         }
         // When the writer has ended, what it says is the reason.
-        self.pieces.send(Piece { offset, bytes }).await.map_err(|_| FillError::Stopped)
+        if self.feed.hand_on(Piece { offset, bytes }).await { Ok(()) } else { Err(FillError::Stopped) }
     }
 
     /// Other content than before may not be spliced in.

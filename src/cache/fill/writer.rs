@@ -1,4 +1,4 @@
-//! The thread that owns the file while it grows: writes, tells, hashes.
+//! What owns the file while it grows: writes, tells, hashes.
 
 use std::io;
 use std::os::unix::fs::FileExt as _;
@@ -27,21 +27,31 @@ pub(super) struct Writer {
 }
 
 impl Writer {
-    /// Works until the pieces end. Each is told of before it is hashed: nobody
-    /// waits for the hash but the last bytes.
-    pub(super) fn run(&mut self, mut pieces: mpsc::Receiver<Piece>) -> io::Result<()> {
-        while let Some(Piece { offset, bytes }) = pieces.blocking_recv() {
-            self.partial.file.write_all_at(&bytes, offset)?;
-            let end = offset + bytes.len() as u64;
-            self.written.insert(offset, end);
-            publish(&self.progress, |progress| progress.written.insert(offset, end));
-            if offset == self.partial.hashed {
-                self.partial.hasher.update(&bytes);
-                self.partial.hashed = end;
-            }
-            self.catch_up()?;
+    /// Writes a piece. It is told of before it is hashed: nobody waits for the
+    /// hash but the last bytes.
+    pub(super) fn write(&mut self, Piece { offset, bytes }: Piece) -> io::Result<()> {
+        self.partial.file.write_all_at(&bytes, offset)?;
+        let end = offset + bytes.len() as u64;
+        self.written.insert(offset, end);
+        publish(&self.progress, |progress| progress.written.insert(offset, end));
+        if offset == self.partial.hashed {
+            self.partial.hasher.update(&bytes);
+            self.partial.hashed = end;
         }
-        Ok(())
+        self.catch_up()
+    }
+
+    /// Writes pieces until they end.
+    pub(super) fn run(mut self, mut pieces: mpsc::Receiver<Piece>) -> io::Result<Partial> {
+        while let Some(piece) = pieces.blocking_recv() {
+            self.write(piece)?;
+        }
+        Ok(self.partial)
+    }
+
+    /// What has been written.
+    pub(super) fn into_partial(self) -> Partial {
+        self.partial
     }
 
     /// Hashes what had come before its turn and is in turn now.
