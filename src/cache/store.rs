@@ -115,7 +115,7 @@ impl Cache {
     /// The running fill of a digest, if there is one.
     pub fn running(&self, digest: &Digest) -> Option<Follower> {
         let fills = self.0.fills.lock().unwrap_or_else(PoisonError::into_inner);
-        fills.get(digest).map(Running::follow)
+        fills.get(digest).filter(|running| !running.has_failed()).map(Running::follow)
     }
 
     /// Finds the blob, or joins its fill, or starts one from `source`.
@@ -130,7 +130,8 @@ impl Cache {
             return Ok(Entry::Blob(blob));
         }
         let mut fills = self.0.fills.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(running) = fills.get(digest) {
+        // A fill that has failed is gone, even if it has not left the list yet.
+        if let Some(running) = fills.get(digest).filter(|running| !running.has_failed()) {
             return Ok(Entry::Fill { follower: running.follow(), own: false });
         }
         // A fill that ended since `get` put its blob here before it left `fills`.
@@ -254,6 +255,10 @@ struct Running {
 }
 
 impl Running {
+    fn has_failed(&self) -> bool {
+        matches!(self.progress.borrow().state, State::Failed(_))
+    }
+
     fn follow(&self) -> Follower {
         Follower { progress: self.progress.subscribe(), demand: Arc::clone(&self.demand) }
     }
@@ -269,7 +274,12 @@ struct Registration {
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        self.cache.0.fills.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.digest);
+        let mut fills = self.cache.0.fills.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another may have taken the place of one that failed.
+        if fills.get(&self.digest).is_some_and(|running| running.progress.same_channel(&self.progress)) {
+            fills.remove(&self.digest);
+        }
+        drop(fills);
         self.progress.send_if_modified(|progress| {
             let cut = matches!(progress.state, State::Running);
             if cut {

@@ -64,6 +64,13 @@ impl Fill {
                 FillError::Source(cause) => debug!(digest = %self.digest, %cause, "fill ended by its source"),
                 other => warn!(digest = %self.digest, error = %other, "fill failed"),
             }
+            if matches!(error, FillError::Disk(_)) {
+                // What a failing disk has of it is worth nothing, and on a full
+                // one it takes the room that others need. It goes before anybody
+                // is told, who might begin anew.
+                let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
+                let _ = blocking(move || keeper.layout.remove_partial(&digest)).await;
+            }
             let cause = error.clone();
             publish(&self.progress, |progress| {
                 // Verified content stays that for whoever is reading it, even
@@ -72,12 +79,6 @@ impl Fill {
                     progress.state = State::Failed(cause);
                 }
             });
-            if matches!(error, FillError::Disk(_)) {
-                // What a failing disk has of it is worth nothing, and on a full
-                // one it takes the room that others need.
-                let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
-                let _ = blocking(move || keeper.layout.remove_partial(&digest)).await;
-            }
         }
         result
     }
