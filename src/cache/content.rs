@@ -74,6 +74,14 @@ impl Blob {
         self.len
     }
 
+    /// All of its bytes, where it is kept in memory.
+    pub fn in_memory(&self) -> Option<&Bytes> {
+        match &self.content {
+            Content::Memory(bytes) => Some(bytes),
+            Content::Mapped(_) | Content::File(_) => None,
+        }
+    }
+
     /// Whether it is the empty blob.
     pub fn is_empty(&self) -> bool {
         self.len == 0

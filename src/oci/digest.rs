@@ -76,9 +76,7 @@ impl Digest {
 
     /// The lower-case hexadecimal part, without the algorithm.
     pub fn hex(&self) -> String {
-        let mut text = String::with_capacity(self.algorithm().hex_len());
-        push_hex(&mut text, self.as_bytes());
-        text
+        encode_hex(self.as_bytes(), &mut [0; 128]).to_owned()
     }
 
     /// The SHA-256 digest of `bytes`.
@@ -118,7 +116,9 @@ impl FromStr for Digest {
 
 impl fmt::Display for Digest {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{}", self.algorithm().name(), self.hex())
+        f.write_str(self.algorithm().name())?;
+        f.write_str(":")?;
+        f.write_str(encode_hex(self.as_bytes(), &mut [0; 128]))
     }
 }
 
@@ -169,12 +169,14 @@ impl fmt::Debug for Hasher {
     }
 }
 
-fn push_hex(text: &mut String, bytes: &[u8]) {
-    for byte in bytes {
-        for nibble in [byte >> 4, byte & 0xf] {
-            text.push(char::from_digit(u32::from(nibble), 16).unwrap_or('0'));
-        }
+/// Every request writes digests several times: no allocation, no formatting.
+fn encode_hex<'a>(bytes: &[u8], buffer: &'a mut [u8; 128]) -> &'a str {
+    let nibble = |n: u8| if n < 10 { b'0' + n } else { b'a' + n - 10 };
+    for (pair, byte) in buffer.chunks_exact_mut(2).zip(bytes) {
+        pair.copy_from_slice(&[nibble(byte >> 4), nibble(byte & 0xf)]);
     }
+    let text = buffer.get(..2 * bytes.len()).unwrap_or_default();
+    std::str::from_utf8(text).unwrap_or_default()
 }
 
 fn decode_hex<const N: usize>(hex: &str) -> Result<[u8; N], InvalidDigest> {

@@ -126,6 +126,9 @@ impl Puller {
 
     /// All bytes of a manifest's blob.
     async fn bytes_of(&self, digest: &Digest, blob: &Blob) -> Option<Bytes> {
+        if let Some(bytes) = blob.in_memory() {
+            return Some(bytes.clone());
+        }
         let range = ByteRange { start: 0, end: blob.len() };
         let mut reader = self.cache.read(digest, blob, range, ReadMethod::Read);
         let first = reader.next_window().await?.ok()?;
