@@ -4,6 +4,7 @@
 
 pub(crate) mod configs;
 pub(crate) mod data;
+pub(crate) mod encrypted;
 pub(crate) mod http;
 pub(crate) mod http2;
 pub(crate) mod meter;

@@ -2,7 +2,7 @@
 //!
 //! To measure throughput the kernel discards what arrives (`MSG_TRUNC`), so
 //! that the client is not the bottleneck; to check correctness the bytes are
-//! hashed.
+//! hashed, and over TLS decrypted before.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
@@ -14,12 +14,13 @@ use rustix::net::RecvFlags;
 use rustls::ClientConfig;
 use sha2::{Digest as _, Sha256};
 
+use super::encrypted;
 use super::http::{self, Url, invalid};
 use super::process::thread_cpu;
 use super::tls;
 
 /// What a client reads at a time.
-const BUFFER: usize = 1 << 20;
+pub(crate) const BUFFER: usize = 1 << 20;
 
 /// A client that hears nothing for this long gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -116,14 +117,22 @@ pub(crate) fn run(load: &Load) -> io::Result<Outcome> {
 }
 
 fn pull(load: &Load, began: Instant, client: &mut Client) -> io::Result<()> {
-    let stream = TcpStream::connect((load.url.host.as_str(), load.url.port))?;
+    match (load.url.tls, &load.tls) {
+        (false, _) => repeat(&mut Plain { stream: connect(&load.url)? }, load, began, client),
+        (true, None) => Err(invalid("https, and nobody to trust")),
+        (true, Some(config)) if load.verify.is_none() => encrypted::pull(load, config, began, client),
+        (true, Some(config)) => {
+            repeat(&mut tls::wrap(connect(&load.url)?, &load.url.host, config)?, load, began, client)
+        }
+    }
+}
+
+/// A connection to the server, without TLS.
+pub(crate) fn connect(url: &Url) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((url.host.as_str(), url.port))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    match (load.url.tls, &load.tls) {
-        (false, _) => repeat(&mut Plain { stream }, load, began, client),
-        (true, None) => Err(invalid("https, and nobody to trust")),
-        (true, Some(config)) => repeat(&mut tls::wrap(stream, &load.url.host, config)?, load, began, client),
-    }
+    Ok(stream)
 }
 
 /// A connection whose bytes can be got rid of.
