@@ -9,6 +9,7 @@ pub(crate) mod http;
 pub(crate) mod http2;
 pub(crate) mod meter;
 pub(crate) mod netns;
+pub(crate) mod others;
 pub(crate) mod process;
 pub(crate) mod pull;
 pub(crate) mod requests;
