@@ -6,7 +6,7 @@
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -94,14 +94,19 @@ impl Outcome {
 
 /// Runs `load` to its end.
 pub(crate) fn run(load: &Load) -> io::Result<Outcome> {
-    let barrier = Arc::new(Barrier::new(load.connections + 1));
+    // All are there, the clock starts, all go: a client that a busy machine
+    // lets go late has waited like any other.
+    let (ready, go) = (Arc::new(Barrier::new(load.connections + 1)), Arc::new(Barrier::new(load.connections + 1)));
+    let start = Arc::new(OnceLock::new());
     let (sender, receiver) = mpsc::channel();
     for _ in 0..load.connections {
-        let (load, barrier, sender) = (load.clone(), Arc::clone(&barrier), sender.clone());
+        let (load, sender) = (load.clone(), sender.clone());
+        let (ready, go, start) = (Arc::clone(&ready), Arc::clone(&go), Arc::clone(&start));
         thread::Builder::new().stack_size(256 << 10).spawn(move || {
-            barrier.wait();
+            ready.wait();
+            go.wait();
             let before = thread_cpu();
-            let (began, mut client) = (Instant::now(), Client::default());
+            let (began, mut client) = (*start.get_or_init(Instant::now), Client::default());
             let done = pull(&load, began, &mut client);
             client.total = began.elapsed();
             client.error = done.err().map(|error| error.to_string());
@@ -110,10 +115,12 @@ pub(crate) fn run(load: &Load) -> io::Result<Outcome> {
         })?;
     }
     drop(sender);
-    barrier.wait();
-    let began = Instant::now();
-    let clients = receiver.iter().collect();
-    Ok(Outcome { clients, wall: began.elapsed() })
+    ready.wait();
+    let began = *start.get_or_init(Instant::now);
+    go.wait();
+    let clients: Vec<Client> = receiver.iter().collect();
+    let wall = clients.iter().map(|client| client.total).max().unwrap_or_else(|| began.elapsed());
+    Ok(Outcome { clients, wall })
 }
 
 fn pull(load: &Load, began: Instant, client: &mut Client) -> io::Result<()> {
