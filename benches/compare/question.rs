@@ -6,6 +6,7 @@ use std::io;
 use std::time::{Duration, Instant};
 
 use crate::bench::Bench;
+use crate::harness::others::Others;
 use crate::harness::servers::Kind;
 use crate::harness::stats::{median, median_ratio, turns};
 use crate::record::{Answer, Column, Judgement, Row, Verdict};
@@ -68,6 +69,7 @@ pub(crate) fn ask(question: &Question, bench: &Bench) -> io::Result<Answer> {
     let mut turn = (question.prepare)(bench, &present)?;
     let rounds = bench.options.rounds;
     let mut samples: Vec<Vec<Sample>> = vec![Vec::new(); present.len()];
+    let mut others = Vec::new();
     let mut done = vec![false; present.len()];
     for round in 0..rounds {
         for index in turns(present.len(), round) {
@@ -76,7 +78,7 @@ pub(crate) fn ask(question: &Question, bench: &Bench) -> io::Result<Answer> {
                 samples[index].push(Sample::new());
                 continue;
             }
-            let began = Instant::now();
+            let (began, elsewhere) = (Instant::now(), Others::now());
             let sample = turn(kind).unwrap_or_else(|error| {
                 let note = format!("{}: {error}", kind.name());
                 if !notes.contains(&note) {
@@ -86,6 +88,7 @@ pub(crate) fn ask(question: &Question, bench: &Bench) -> io::Result<Answer> {
             });
             say(question, round, kind, &sample);
             samples[index].push(sample);
+            others.push(elsewhere.cores());
             if began.elapsed() > SLOW {
                 done[index] = true;
                 notes.push(format!(
@@ -114,7 +117,8 @@ pub(crate) fn ask(question: &Question, bench: &Bench) -> io::Result<Answer> {
     let metrics = question.metrics.iter().map(|metric| (metric.key.to_owned(), metric.title.to_owned())).collect();
     let (name, about) = (question.name.to_owned(), question.about.to_owned());
     let (seconds, size) = (bench.options.duration.as_secs_f64(), bench.options.size);
-    Ok(Answer { name, about, rounds, seconds, size, metrics, rows, judgements, notes })
+    let others = median(&others).unwrap_or(0.0);
+    Ok(Answer { name, about, rounds, seconds, size, others, metrics, rows, judgements, notes })
 }
 
 fn judge(question: &Question, target: &Target, rows: &[Row]) -> Judgement {

@@ -41,6 +41,9 @@ pub(crate) struct Answer {
     pub(crate) seconds: f64,
     /// Bytes of the blob.
     pub(crate) size: u64,
+    /// Cores that other processes of the machine used meanwhile: the median
+    /// of the turns.
+    pub(crate) others: f64,
     /// Key and title of each figure.
     pub(crate) metrics: Vec<(String, String)>,
     /// A row for each server.

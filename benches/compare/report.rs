@@ -17,6 +17,9 @@ loopback depends on the cores; `hits-core` leaves no choice and is the tightest 
 - A network card is not part of it.
 ";
 
+/// Cores that others may use before a reader has to know.
+const DISTURBED: f64 = 0.1;
+
 /// Writes the report.
 pub(crate) fn markdown(record: &Record) -> String {
     let machine = &record.machine;
@@ -94,6 +97,10 @@ fn section(answer: &Answer) -> String {
             text += " |";
         }
         text.push('\n');
+    }
+    if answer.others >= DISTURBED {
+        let others = number(Some(answer.others));
+        let _ = writeln!(text, "\n**Disturbed:** other processes used {others} cores meanwhile.");
     }
     if ours.is_some() && answer.rows.len() > 1 {
         text += "\nIn parentheses: how many times that transship's figure is.\n";

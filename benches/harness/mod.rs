@@ -4,10 +4,12 @@
 
 pub(crate) mod configs;
 pub(crate) mod data;
+pub(crate) mod encrypted;
 pub(crate) mod http;
 pub(crate) mod http2;
 pub(crate) mod meter;
 pub(crate) mod netns;
+pub(crate) mod others;
 pub(crate) mod process;
 pub(crate) mod pull;
 pub(crate) mod requests;

@@ -2,11 +2,11 @@
 //!
 //! To measure throughput the kernel discards what arrives (`MSG_TRUNC`), so
 //! that the client is not the bottleneck; to check correctness the bytes are
-//! hashed.
+//! hashed, and over TLS decrypted before.
 
 use std::io::{self, Read, Write};
 use std::net::TcpStream;
-use std::sync::{Arc, Barrier, mpsc};
+use std::sync::{Arc, Barrier, OnceLock, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -14,12 +14,13 @@ use rustix::net::RecvFlags;
 use rustls::ClientConfig;
 use sha2::{Digest as _, Sha256};
 
+use super::encrypted;
 use super::http::{self, Url, invalid};
 use super::process::thread_cpu;
 use super::tls;
 
 /// What a client reads at a time.
-const BUFFER: usize = 1 << 20;
+pub(crate) const BUFFER: usize = 1 << 20;
 
 /// A client that hears nothing for this long gives up.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -93,14 +94,19 @@ impl Outcome {
 
 /// Runs `load` to its end.
 pub(crate) fn run(load: &Load) -> io::Result<Outcome> {
-    let barrier = Arc::new(Barrier::new(load.connections + 1));
+    // All are there, the clock starts, all go: a client that a busy machine
+    // lets go late has waited like any other.
+    let (ready, go) = (Arc::new(Barrier::new(load.connections + 1)), Arc::new(Barrier::new(load.connections + 1)));
+    let start = Arc::new(OnceLock::new());
     let (sender, receiver) = mpsc::channel();
     for _ in 0..load.connections {
-        let (load, barrier, sender) = (load.clone(), Arc::clone(&barrier), sender.clone());
+        let (load, sender) = (load.clone(), sender.clone());
+        let (ready, go, start) = (Arc::clone(&ready), Arc::clone(&go), Arc::clone(&start));
         thread::Builder::new().stack_size(256 << 10).spawn(move || {
-            barrier.wait();
+            ready.wait();
+            go.wait();
             let before = thread_cpu();
-            let (began, mut client) = (Instant::now(), Client::default());
+            let (began, mut client) = (*start.get_or_init(Instant::now), Client::default());
             let done = pull(&load, began, &mut client);
             client.total = began.elapsed();
             client.error = done.err().map(|error| error.to_string());
@@ -109,21 +115,31 @@ pub(crate) fn run(load: &Load) -> io::Result<Outcome> {
         })?;
     }
     drop(sender);
-    barrier.wait();
-    let began = Instant::now();
-    let clients = receiver.iter().collect();
-    Ok(Outcome { clients, wall: began.elapsed() })
+    ready.wait();
+    let began = *start.get_or_init(Instant::now);
+    go.wait();
+    let clients: Vec<Client> = receiver.iter().collect();
+    let wall = clients.iter().map(|client| client.total).max().unwrap_or_else(|| began.elapsed());
+    Ok(Outcome { clients, wall })
 }
 
 fn pull(load: &Load, began: Instant, client: &mut Client) -> io::Result<()> {
-    let stream = TcpStream::connect((load.url.host.as_str(), load.url.port))?;
+    match (load.url.tls, &load.tls) {
+        (false, _) => repeat(&mut Plain { stream: connect(&load.url)? }, load, began, client),
+        (true, None) => Err(invalid("https, and nobody to trust")),
+        (true, Some(config)) if load.verify.is_none() => encrypted::pull(load, config, began, client),
+        (true, Some(config)) => {
+            repeat(&mut tls::wrap(connect(&load.url)?, &load.url.host, config)?, load, began, client)
+        }
+    }
+}
+
+/// A connection to the server, without TLS.
+pub(crate) fn connect(url: &Url) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect((url.host.as_str(), url.port))?;
     stream.set_nodelay(true)?;
     stream.set_read_timeout(Some(PATIENCE))?;
-    match (load.url.tls, &load.tls) {
-        (false, _) => repeat(&mut Plain { stream }, load, began, client),
-        (true, None) => Err(invalid("https, and nobody to trust")),
-        (true, Some(config)) => repeat(&mut tls::wrap(stream, &load.url.host, config)?, load, began, client),
-    }
+    Ok(stream)
 }
 
 /// A connection whose bytes can be got rid of.

@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned};
+use rustls::{CipherSuite, ClientConfig, ClientConnection, RootCertStore, StreamOwned};
 
 /// A certificate for 127.0.0.1 and its key, as PEM files.
 #[derive(Debug, Clone)]
@@ -40,8 +40,11 @@ pub(crate) fn client(ca: Option<&Path>, protocol: &str) -> io::Result<Arc<Client
     } else {
         roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
     }
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(provider)
+    let mut provider = rustls::crypto::aws_lc_rs::default_provider();
+    // Servers may follow the client's order. Docker and containerd are written
+    // in Go, whose order begins so.
+    provider.cipher_suites.sort_by_key(|suite| suite.suite() != CipherSuite::TLS13_AES_128_GCM_SHA256);
+    let builder = ClientConfig::builder_with_provider(Arc::new(provider))
         .with_safe_default_protocol_versions()
         .map_err(io::Error::other)?;
     let mut config = builder.with_root_certificates(roots).with_no_client_auth();

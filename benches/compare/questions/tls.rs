@@ -17,7 +17,7 @@ pub(super) fn questions() -> Vec<Question> {
     vec![
         Question {
             name: "tls-http1",
-            about: "One cached blob over TLS 1.3, HTTP/1.1, 8 connections; the client decrypts on the same cores.",
+            about: "One cached blob over TLS 1.3, HTTP/1.1, 8 connections; the clients do not decrypt.",
             servers: &[Kind::Transship, Kind::NginxStatic, Kind::DockerRegistry],
             metrics: &[THROUGHPUT, SERVER_CPU, TOTAL_CPU],
             targets: vec![
@@ -35,7 +35,7 @@ pub(super) fn questions() -> Vec<Question> {
         },
         Question {
             name: "tls-http2",
-            about: "The same over HTTP/2, 8 connections with one stream each.",
+            about: "The same over HTTP/2, 8 connections with one stream each; the clients decrypt.",
             servers: &[Kind::Transship, Kind::NginxStatic, Kind::DockerRegistry],
             metrics: &[THROUGHPUT, SERVER_CPU, TOTAL_CPU],
             targets: vec![at_most(SERVER_CPU, Kind::NginxStatic, 0.6, 0.75)],
