@@ -265,3 +265,48 @@ fn f09_a_disk_that_turns_read_only_serves_what_it_has_and_the_rest_passes_throug
         upstream.connections() == 0
     }));
 }
+
+#[test]
+fn f10_a_blob_that_could_not_be_synced_is_served_and_not_kept() {
+    if !crate::support::real::available() {
+        return;
+    }
+    // Counted for each thread: some fail, and then no more.
+    for call in ["fdatasync:error=EIO:when=1", "renameat2:error=EIO:when=1"] {
+        let upstream = Upstream::start();
+        let digest = upstream.blob("app", &noise(1, 3 * MIB));
+        let inject = format!("inject={call}");
+        // `-D`: the proxy itself is the child that the harness ends.
+        let trace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-e", &inject];
+        let proxy = Setup::open(&upstream).under(&trace).start();
+        pull(&proxy, &digest);
+        pull(&proxy, &digest);
+        proxy.assert_cache_is_sound();
+        assert!(eventually(|| {
+            upstream.forget();
+            pull(&proxy, &digest);
+            upstream.connections() == 0
+        }));
+        assert!(proxy.log().contains("Input/output error"), "{}", proxy.log());
+    }
+}
+
+#[test]
+fn f16_without_file_handles_it_refuses_some_and_recovers() {
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(1, MIB));
+    let proxy = Setup::open(&upstream).start();
+    pull(&proxy, &digest);
+    proxy.limit_files(48);
+    let mut idle: Vec<_> = (0..64).map(|_| http::connect(proxy.address())).collect();
+    std::thread::sleep(std::time::Duration::from_millis(300));
+    idle.clear();
+    assert!(eventually(|| {
+        let answer = http::raw(proxy.address(), b"GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        answer.starts_with(b"HTTP/1.1 200")
+    }));
+    pull(&proxy, &digest);
+    for n in 0..5 {
+        pull(&proxy, &upstream.blob("app", &noise(10 + n, MIB)));
+    }
+}

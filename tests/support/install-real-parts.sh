@@ -25,6 +25,7 @@ skopeo:skopeo
 docker-registry:docker-registry
 busybox:busybox-static
 iptables:iptables
+strace:strace
 setpriv:util-linux
 '
 

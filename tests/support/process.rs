@@ -99,15 +99,15 @@ impl Outcome {
 /// A process that runs until this value is dropped.
 #[derive(Debug)]
 pub(crate) struct Daemon {
-    name: &'static str,
+    name: String,
     child: Child,
     log: PathBuf,
 }
 
 impl Daemon {
     /// Starts `program` with stdout and stderr going to its log in `dir`.
-    pub(crate) fn start(program: &'static str, dir: &Path, configure: impl FnOnce(&mut Command)) -> Self {
-        let name = program.rsplit('/').next().unwrap_or(program);
+    pub(crate) fn start(program: &str, dir: &Path, configure: impl FnOnce(&mut Command)) -> Self {
+        let name = program.rsplit('/').next().unwrap_or(program).to_owned();
         let log = dir.join(format!("{name}.log"));
         let out = File::create(&log).unwrap();
         let mut command = command("setpriv", dir);
@@ -137,6 +137,13 @@ impl Daemon {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
         let line = status.lines().find_map(|line| line.strip_prefix("RssAnon:")).unwrap();
         line.trim().trim_end_matches(" kB").parse().unwrap()
+    }
+
+    /// Lowers the number of files it may have open.
+    pub(crate) fn limit_files(&self, files: u32) {
+        let pid = self.child.id().to_string();
+        let limit = format!("--nofile={files}:{files}");
+        assert!(Command::new("prlimit").args(["--pid", &pid, &limit]).status().unwrap().success());
     }
 
     /// Ends it at once, without a chance to tidy up.

@@ -19,12 +19,19 @@ pub(crate) struct Setup {
     sections: String,
     registries: Vec<String>,
     environment: Vec<(String, String)>,
+    /// A program, and its arguments, that runs the binary.
+    under: Vec<String>,
 }
 
 impl Setup {
     /// No registries yet.
     pub(crate) fn new() -> Self {
-        Self { sections: String::new(), registries: Vec::new(), environment: vec![(PASSWORD.into(), SECRET.into())] }
+        Self {
+            sections: String::new(),
+            registries: Vec::new(),
+            environment: vec![(PASSWORD.into(), SECRET.into())],
+            under: Vec::new(),
+        }
     }
 
     /// A public registry `sample`, the default one, at `upstream`.
@@ -68,6 +75,12 @@ impl Setup {
         self
     }
 
+    /// The binary is run by this command, which is given its path and arguments.
+    pub(crate) fn under(mut self, command: &[&str]) -> Self {
+        self.under = command.iter().map(|&word| word.to_owned()).collect();
+        self
+    }
+
     /// Starts the binary and waits until it listens.
     #[track_caller]
     pub(crate) fn start(self) -> Proxy {
@@ -101,12 +114,15 @@ impl Proxy {
     #[track_caller]
     pub(crate) fn restart(&mut self) {
         self.stop();
-        let Setup { sections, registries, environment } = &self.setup;
+        let Setup { sections, registries, environment, under } = &self.setup;
         let text = format!("{sections}\n{}", registries.join("\n"));
         let config = self.dir.path().join("transship.toml");
         fs::write(&config, text).unwrap();
-        let mut process = Daemon::start(env!("CARGO_BIN_EXE_transship"), self.dir.path(), |command| {
+        let mut words = under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_transship")]);
+        let program = words.next().unwrap();
+        let mut process = Daemon::start(program, self.dir.path(), |command| {
             command
+                .args(words)
                 .arg("serve")
                 .arg("--config")
                 .arg(&config)
@@ -148,6 +164,11 @@ impl Proxy {
     /// Its private memory, in KiB.
     pub(crate) fn private_memory(&self) -> u64 {
         self.running.as_ref().unwrap().process.private_memory()
+    }
+
+    /// Lowers the number of files it may have open.
+    pub(crate) fn limit_files(&self, files: u32) {
+        self.running.as_ref().unwrap().process.limit_files(files);
     }
 
     /// The cache directory.
