@@ -75,8 +75,9 @@ impl Proxy {
             .map_err(|(registry, cause)| StartError::Registry { registry, cause })?;
         let puller = Arc::new(puller);
         let metrics = Arc::new(Metrics::default());
+        let directory = Arc::new(Directory::new(settings.registries));
         let api = Api::new(
-            Directory::new(settings.registries),
+            Arc::clone(&directory),
             Gate::new(settings.clients),
             Arc::clone(&puller),
             settings.server.ping,
@@ -88,7 +89,7 @@ impl Proxy {
         let admin_address = listener.local_addr().ok();
         let server = Server::start(&settings.server, Arc::new(api))?;
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let admin = Admin::new(metrics);
+        let admin = Admin::new(metrics, Arc::clone(&puller), directory);
         tasks.spawn(admin.clone().serve(listener, stopping.clone()));
         admin.set_ready(true);
         Ok(Proxy { server, admin, admin_address, puller, stopping, tasks })

@@ -21,7 +21,7 @@ use crate::telemetry::{Metrics, RequestLabels};
 
 /// The data listener's API.
 pub struct Api {
-    directory: Directory,
+    directory: Arc<Directory>,
     gate: Gate,
     puller: Arc<Puller>,
     ping: PingMode,
@@ -59,7 +59,7 @@ type Refusal = Box<Response<Body>>;
 impl Api {
     /// The API over `directory`, guarded by `gate`.
     pub fn new(
-        directory: Directory,
+        directory: Arc<Directory>,
         gate: Gate,
         puller: Arc<Puller>,
         ping: PingMode,

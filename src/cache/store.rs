@@ -223,6 +223,11 @@ impl Cache {
         self.0.keeper.inventory.stock()
     }
 
+    /// Bytes of blobs that are kept at the most.
+    pub fn max_size(&self) -> u64 {
+        self.0.keeper.settings.max_size
+    }
+
     /// The bytes of `range` of a complete blob.
     pub fn read(&self, digest: &Digest, blob: &Blob, range: ByteRange, method: Method) -> Reader {
         Reader::of_blob(blob, range, method, Some((self.clone(), *digest)))

@@ -7,12 +7,14 @@
 
 mod blob;
 mod error;
+mod holdings;
 mod list;
 mod manifest;
 mod passthrough;
 
 pub use blob::{BlobBody, BlobHead, BlobReply};
 pub use error::{Error, Result};
+pub use holdings::Holding;
 pub use list::{ListQuery, ListReply};
 pub use manifest::{Manifest, ManifestHead};
 pub use passthrough::Passthrough;

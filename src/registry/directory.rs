@@ -136,7 +136,16 @@ impl Directory {
         self.relative(default, name)
     }
 
-    fn by_name(&self, component: &str) -> Option<&Arc<Registry>> {
+    /// `name` within the registry that is called `registry`.
+    ///
+    /// # Errors
+    /// When there is none, or the name is not its.
+    pub fn within(&self, registry: &str, name: &Repository) -> Result<Resolved, DirectoryError> {
+        self.relative(self.by_name(registry).ok_or(DirectoryError::Unknown)?, name)
+    }
+
+    /// The registry of that name.
+    pub fn by_name(&self, component: &str) -> Option<&Arc<Registry>> {
         self.registries.iter().find(|registry| registry.name.matches(component))
     }
 
