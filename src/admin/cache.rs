@@ -37,6 +37,8 @@ async fn status(State(admin): State<Admin>) -> Json<CacheStatus> {
         blobs: stock.blobs,
         bytes: stock.bytes,
         max_size: cache.max_size(),
+        pinned_blobs: stock.pinned_blobs,
+        pinned_bytes: stock.pinned_bytes,
         fills: cache.fills(),
         writes: cache.is_writer(),
     })
@@ -54,7 +56,14 @@ struct Question {
 async fn blobs(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Result<Json<Blobs>, Failed> {
     let question = question(&admin, &query.unwrap_or_default())?;
     let holdings = holdings(&admin).await?;
-    let mut answer = Blobs { total: 0, bytes: 0, blobs: Vec::new() };
+    let asked = question.registry.as_ref();
+    let mut answer = Blobs {
+        registry: asked.map(|registry| registry.name.display().to_owned()),
+        repository: asked.zip(question.repository.as_ref()).map(|(of, name)| of.relative(name).to_string()),
+        total: 0,
+        bytes: 0,
+        blobs: Vec::new(),
+    };
     for holding in holdings.iter().filter(|holding| question.is_about(holding)) {
         answer.total += 1;
         answer.bytes += holding.size;
@@ -171,6 +180,9 @@ async fn holdings(admin: &Admin) -> Result<Vec<Holding>, Failed> {
 async fn remove(State(admin): State<Admin>, Path(digest): Path<String>) -> Result<StatusCode, Failed> {
     let digest = digest_of(&digest)?;
     let cache = writable(&admin)?;
+    if cache.is_pinned(&digest) {
+        return Err(failure(StatusCode::CONFLICT, format!("{digest} is pinned: unpin its image first")));
+    }
     match cache.remove(&digest).await {
         Ok(true) => Ok(StatusCode::NO_CONTENT),
         Ok(false) => Err(failure(StatusCode::NOT_FOUND, format!("{digest} is not in the cache"))),

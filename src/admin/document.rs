@@ -20,6 +20,10 @@ pub struct CacheStatus {
     pub bytes: u64,
     /// Bytes that may be kept at the most.
     pub max_size: u64,
+    /// Blobs that are pinned.
+    pub pinned_blobs: usize,
+    /// Their bytes.
+    pub pinned_bytes: u64,
     /// Fills running now.
     pub fills: usize,
     /// Whether this process adds to the cache directory.
@@ -29,6 +33,10 @@ pub struct CacheStatus {
 /// `GET /api/v1/cache/blobs`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Blobs {
+    /// The registry that was asked about, as links name it.
+    pub registry: Option<String>,
+    /// The repository that was asked about, as links name it.
+    pub repository: Option<String>,
     /// How many fit the question.
     pub total: usize,
     /// Bytes of all that fit the question.
@@ -111,4 +119,28 @@ pub enum Soundness {
     Damaged,
     /// It is not stored.
     Absent,
+}
+
+/// `GET /api/v1/cache/pins`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Pins {
+    /// All pins.
+    pub pins: Vec<PinEntry>,
+}
+
+/// One pinned image; also the answer to `PUT /api/v1/cache/pins/{registry}/{image}`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PinEntry {
+    /// The image: `registry/repository:tag` or `registry/repository@digest`.
+    pub image: String,
+    /// Whether it is the configuration that says so.
+    pub configured: bool,
+    /// What the reference meant when it was last seen.
+    pub digest: Option<String>,
+    /// Blobs that it keeps, as far as they are known.
+    pub blobs: usize,
+    /// Those of them that are stored.
+    pub stored_blobs: usize,
+    /// Their bytes.
+    pub stored_bytes: u64,
 }

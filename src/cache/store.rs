@@ -3,8 +3,9 @@
 //! For one digest at most one fill runs. A lookup finds a blob from the moment
 //! it has its name; between "verified" and that moment it finds the fill.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -216,6 +217,22 @@ impl Cache {
     /// Every stored blob with its size, in no order.
     pub fn list(&self) -> Vec<(Digest, u64)> {
         self.0.keeper.inventory.list()
+    }
+
+    /// From now on these blobs and no others stay when room is made, as soon
+    /// and as long as they are stored.
+    pub fn pin(&self, digests: HashSet<Digest>) {
+        self.0.keeper.inventory.pin(digests);
+    }
+
+    /// Whether a blob stays.
+    pub fn is_pinned(&self, digest: &Digest) -> bool {
+        self.0.keeper.inventory.is_pinned(digest)
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.0.keeper.settings.dir
     }
 
     /// How much is stored.

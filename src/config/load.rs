@@ -24,11 +24,29 @@ use crate::telemetry::{LogFormat, LogSettings};
 /// What is configured where nothing is.
 const IMPLIED: &str = "[[registry]]\nname = \"docker-hub\"\nkind = \"docker-hub\"\ndefault = true\n";
 
+/// How a parsed file is read, as a whole or in part.
+type Read<T> = for<'a> fn(&'a Spanned<DeValue<'a>>, &'a Environment, &'a Problems) -> Option<T>;
+
 pub(super) fn load(file: Option<&Path>, environment: &Environment) -> Result<Settings, ConfigErrors> {
-    let Some(path) = file else { return parse(None, environment) };
+    load_as(file, environment, read)
+}
+
+/// Where the admin listener is; nothing else is looked at, for whoever asks may
+/// not have the secrets that the rest names.
+pub(super) fn admin_listen(file: Option<&Path>, environment: &Environment) -> Result<SocketAddr, ConfigErrors> {
+    load_as(file, environment, |root, environment, problems| {
+        let root = Section::new("the file", Some(root), environment, problems);
+        let admin = root.table("admin", "[admin]");
+        let admin = admin.unwrap_or_else(|| Section::new("[admin]", None, environment, problems));
+        Some(read_admin(&admin.overridden_by("admin")))
+    })
+}
+
+fn load_as<T>(file: Option<&Path>, environment: &Environment, read: Read<T>) -> Result<T, ConfigErrors> {
+    let Some(path) = file else { return parse_as(None, environment, read) };
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(Some((&name, &text)), environment),
+        Ok(text) => parse_as(Some((&name, &text)), environment, read),
         Err(error) => {
             let problems = Problems::of(None);
             let message = format!("the configuration file {name} cannot be read: {error}");
@@ -39,6 +57,10 @@ pub(super) fn load(file: Option<&Path>, environment: &Environment) -> Result<Set
 }
 
 pub(super) fn parse(file: Option<(&str, &str)>, environment: &Environment) -> Result<Settings, ConfigErrors> {
+    parse_as(file, environment, read)
+}
+
+fn parse_as<T>(file: Option<(&str, &str)>, environment: &Environment, read: Read<T>) -> Result<T, ConfigErrors> {
     let text: Arc<str> = file.map_or("", |(_, text)| text).into();
     let problems = Problems::of(file.map(|(name, _)| (name, &text)));
     let (document, errors) = DeTable::parse_recoverable(&text);
@@ -92,15 +114,19 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
     })
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is no address; write it as `127.0.0.1:5000` or `[::]:5000`"))
+}
+
+fn read_admin(admin: &Section<'_>) -> SocketAddr {
+    admin.read("listen", address).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5001)))
+}
+
 fn read_server(
     server: Section<'_>,
     admin: Section<'_>,
     limits: Section<'_>,
 ) -> (ServerSettings, Option<url::Url>, bool) {
-    let address = |text: &str| {
-        text.parse::<SocketAddr>()
-            .map_err(|_| format!("`{text}` is no address; write it as `127.0.0.1:5000` or `[::]:5000`"))
-    };
     let problems = server.problems;
     let listen = server.list("listen", address).map(|found| found.into_iter().map(|found| found.value).collect());
     let listen: Vec<SocketAddr> = listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 5000))]);
@@ -113,7 +139,7 @@ fn read_server(
             "write it as `127.0.0.1:5000`".to_owned(),
         );
     }
-    let admin_listen = admin.read("listen", address).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5001)));
+    let admin_listen = read_admin(&admin);
     if admin_listen.port() != 0 && listen.contains(&admin_listen) {
         let message = format!("clients pull at {admin_listen} already: administration needs an address of its own");
         problems.add(&admin.place_of("listen"), message, None);

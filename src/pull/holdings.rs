@@ -30,7 +30,7 @@ impl Puller {
             .cache
             .list()
             .into_iter()
-            .map(|(digest, size)| Holding { digest, size, pinned: false, links: Vec::new() })
+            .map(|(digest, size)| Holding { digest, size, pinned: self.cache.is_pinned(&digest), links: Vec::new() })
             .collect();
         holdings.sort_unstable_by_key(|holding| (std::cmp::Reverse(holding.size), holding.digest));
         let places: HashMap<Digest, usize> =
