@@ -9,6 +9,7 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::access::{Gate, Links};
 use crate::admin::Admin;
@@ -71,11 +72,18 @@ impl Proxy {
         let links_path = settings.cache.dir.join("links.redb");
         let cache = Cache::open(settings.cache)?;
         let links = if cache.is_writer() { Links::open(&links_path) } else { Links::in_memory() };
-        let puller = Puller::new(&settings.registries, cache, links)
+        let directory = Arc::new(Directory::new(settings.registries.clone()));
+        let mut pinned = Vec::new();
+        for image in &settings.pins {
+            match directory.within(&image.registry, &image.repository) {
+                Ok(found) => pinned.push((found.registry, found.repository, image.reference.clone())),
+                Err(error) => warn!(%image, %error, "this image cannot be pinned"),
+            }
+        }
+        let puller = Puller::new(&settings.registries, cache, links, &pinned)
             .map_err(|(registry, cause)| StartError::Registry { registry, cause })?;
         let puller = Arc::new(puller);
         let metrics = Arc::new(Metrics::default());
-        let directory = Arc::new(Directory::new(settings.registries));
         let api = Api::new(
             Arc::clone(&directory),
             Gate::new(settings.clients),
@@ -90,6 +98,10 @@ impl Proxy {
         let server = Server::start(&settings.server, Arc::new(api))?;
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
         let admin = Admin::new(metrics, Arc::clone(&puller), directory);
+        if puller.cache().is_writer() {
+            let (puller, stopping) = (Arc::clone(&puller), stopping.clone());
+            tasks.spawn(async move { puller.look_up_pins(stopping).await });
+        }
         tasks.spawn(admin.clone().serve(listener, stopping.clone()));
         admin.set_ready(true);
         Ok(Proxy { server, admin, admin_address, puller, stopping, tasks })

@@ -93,7 +93,7 @@ fn question(admin: &Admin, query: &str) -> Result<Question, Failed> {
                 Ok(limit) => question.limit = Some(limit),
                 Err(_) => return bad(format!("`limit` has to be a number, not `{value}`")),
             },
-            "registry" => match admin.directory.by_name(&value) {
+            "registry" => match admin.directory.called(&value) {
                 Some(registry) => question.registry = Some(Arc::clone(registry)),
                 None => return Err(no_registry(&value)),
             },

@@ -3,11 +3,13 @@
 //!
 //! * [`guard`]: keeps web pages out of the API
 //! * [`cache`]: what is stored
+//! * [`pins`]: what stays
 //! * [`document`]: the documents of the API
 
 mod cache;
 pub mod document;
 mod guard;
+mod pins;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -68,7 +70,7 @@ impl Admin {
     }
 
     fn router(self) -> Router {
-        let v1 = Router::new().merge(cache::routes()).method_not_allowed_fallback(|| async {
+        let v1 = Router::new().merge(cache::routes()).merge(pins::routes()).method_not_allowed_fallback(|| async {
             failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
         });
         let api = Router::new()

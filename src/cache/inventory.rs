@@ -131,6 +131,11 @@ impl Inventory {
         }
     }
 
+    /// The size of a stored blob.
+    pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
+        self.pools().sizes.get(digest).copied()
+    }
+
     /// Whether a blob stays.
     pub(super) fn is_pinned(&self, digest: &Digest) -> bool {
         self.pools().pinned.contains(digest)

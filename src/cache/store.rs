@@ -225,6 +225,11 @@ impl Cache {
         self.0.keeper.inventory.pin(digests);
     }
 
+    /// The size of a blob, if it is stored.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        self.0.keeper.inventory.size(digest)
+    }
+
     /// Whether a blob stays.
     pub fn is_pinned(&self, digest: &Digest) -> bool {
         self.0.keeper.inventory.is_pinned(digest)

@@ -8,15 +8,16 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{ConfigErrors, Place, Problems};
+use super::problem::{ConfigErrors, Place, Problems, nearest};
 use super::registry::Parsed;
 use super::secret::Sources;
-use super::section::{Environment, Section};
+use super::section::{Environment, Found, Section};
 use super::{Settings, client, registry, units};
 use crate::access::Client;
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree};
+use crate::pull::ImageName;
 use crate::registry::{AccessMode, Kind, RegistryName};
 use crate::server::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
 use crate::telemetry::{LogFormat, LogSettings};
@@ -92,12 +93,14 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
     let tag_ttl = cache.read("tag_ttl", units::duration).unwrap_or(Duration::from_secs(60));
     let stale_if_error = cache.read("stale_if_error", units::duration).unwrap_or(Duration::from_secs(86_400));
     let not_found_ttl = cache.read("not_found_ttl", units::duration).unwrap_or(Duration::from_secs(10));
+    let pins = cache.list("pin", |text| text.parse::<ImageName>().map_err(|error| error.to_string()));
     let cache = read_cache(cache, &limits);
     let (server, public_url, expose_private) = read_server(server, admin, limits);
     let log = read_log(log);
 
     let mut names = Vec::new();
     let registries = read_registries(registry_sections, environment, problems, &mut names, tag_ttl)?;
+    let pins = check_pins(pins.unwrap_or_default(), &names, problems);
     let clients = read_clients(client_sections, &names, problems);
     if !expose_private && server.listen.iter().any(|address| !address.ip().is_loopback()) {
         check_exposure(&registries, problems);
@@ -106,6 +109,7 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
         server,
         public_url: public_url?,
         cache,
+        pins,
         stale_if_error,
         not_found_ttl,
         registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
@@ -332,6 +336,17 @@ fn read_clients(sections: Vec<Section<'_>>, registries: &[RegistryName], problem
         clients.push(client);
     }
     clients
+}
+
+fn check_pins(pins: Vec<Found<ImageName>>, registries: &[RegistryName], problems: &Problems) -> Vec<ImageName> {
+    for Found { value: image, place } in &pins {
+        if !registries.iter().any(|name| name.matches(&image.registry)) {
+            let near = nearest(&image.registry, registries.iter().map(RegistryName::slug));
+            let help = near.map(|near| format!("did you mean `{near}`?"));
+            problems.add(place, format!("`pin`: there is no registry `{}`", image.registry), help);
+        }
+    }
+    pins.into_iter().map(|found| found.value).collect()
 }
 
 /// A stored credential must not be open to a network by oversight.

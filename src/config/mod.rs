@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use crate::access::Client;
 use crate::cache::CacheSettings;
+use crate::pull::ImageName;
 use crate::registry::Registry;
 use crate::server::ServerSettings;
 use crate::telemetry::LogSettings;
@@ -37,6 +38,8 @@ pub struct Settings {
     pub public_url: url::Url,
     /// The cache.
     pub cache: CacheSettings,
+    /// Images that stay in the cache.
+    pub pins: Vec<ImageName>,
     /// How long a tag may be answered from cache when upstream is in trouble.
     pub stale_if_error: Duration,
     /// How long "not found" is remembered.

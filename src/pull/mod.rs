@@ -11,6 +11,7 @@ mod holdings;
 mod list;
 mod manifest;
 mod passthrough;
+mod pin;
 
 pub use blob::{BlobBody, BlobHead, BlobReply};
 pub use error::{Error, Result};
@@ -18,6 +19,7 @@ pub use holdings::Holding;
 pub use list::{ListQuery, ListReply};
 pub use manifest::{Manifest, ManifestHead};
 pub use passthrough::Passthrough;
+pub use pin::{ImageName, InvalidImage, Pin, Unpinned};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -25,7 +27,7 @@ use std::time::{Duration, Instant};
 
 use crate::access::Links;
 use crate::cache::Cache;
-use crate::oci::{Digest, Repository};
+use crate::oci::{Digest, Reference, Repository};
 use crate::registry::Registry;
 use crate::upstream::{TlsError, Upstream};
 
@@ -35,6 +37,7 @@ pub struct Puller {
     links: Links,
     upstreams: HashMap<String, Arc<Upstream>>,
     manifests: manifest::Flights,
+    pins: pin::Pins,
     permissions: moka::future::Cache<(String, Repository, Digest), Option<u64>>,
 }
 
@@ -49,7 +52,8 @@ impl<K, V> moka::Expiry<K, V> for NoLongerThanTheQuestion {
 }
 
 impl Puller {
-    /// A puller for `registries`.
+    /// A puller for `registries`; `pinned` are the images of the configuration
+    /// that stay in the cache.
     ///
     /// # Errors
     /// When a registry's certificate authorities cannot be used; the error
@@ -58,13 +62,17 @@ impl Puller {
         registries: &[Arc<Registry>],
         cache: Cache,
         links: Links,
+        pinned: &[(Arc<Registry>, Repository, Reference)],
     ) -> std::result::Result<Puller, (String, TlsError)> {
         let mut upstreams = HashMap::new();
         for registry in registries {
             let upstream = Upstream::new(Arc::clone(registry)).map_err(|error| (registry.name.to_string(), error))?;
             upstreams.insert(registry.name.slug().to_owned(), Arc::new(upstream));
         }
+        let pinned =
+            pinned.iter().map(|(registry, repository, reference)| pin::Key::of(registry, repository, reference));
         Ok(Puller {
+            pins: pin::Pins::open(&cache, pinned.collect()),
             cache,
             links,
             upstreams,
@@ -83,6 +91,7 @@ impl Puller {
 
     /// Finishes what is on its way to disk.
     pub async fn close(&self) {
+        self.pins.close().await;
         self.cache.close().await;
         self.links.close();
     }
