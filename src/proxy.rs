@@ -12,7 +12,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use crate::access::{Gate, Links};
-use crate::admin::Admin;
+use crate::admin::{Admin, Readings};
 use crate::api::Api;
 use crate::cache::{Cache, LayoutError};
 use crate::config::Settings;
@@ -83,7 +83,7 @@ impl Proxy {
         let puller = Puller::new(&settings.registries, cache, links, &pinned)
             .map_err(|(registry, cause)| StartError::Registry { registry, cause })?;
         let puller = Arc::new(puller);
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(Box::new(Readings::new(Arc::clone(&puller)))));
         let api = Api::new(
             Arc::clone(&directory),
             Gate::new(settings.clients),

@@ -4,12 +4,14 @@
 //! * [`guard`]: keeps web pages out of the API
 //! * [`cache`]: what is stored
 //! * [`pins`]: what stays
+//! * [`readings`]: metrics of the layers below
 //! * [`document`]: the documents of the API
 
 mod cache;
 pub mod document;
 mod guard;
 mod pins;
+mod readings;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,6 +25,8 @@ use axum::{Json, Router, middleware};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
+
+pub use self::readings::Readings;
 
 use self::document::Failure;
 use crate::pull::Puller;

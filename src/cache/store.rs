@@ -17,7 +17,7 @@ use tracing::warn;
 use super::content::{Blob, Content};
 use super::fill::{Demand, Fill};
 use super::inventory::{Inventory, Stock};
-use super::keeper::{Keeper, Verdict};
+use super::keeper::{CacheCounts, Keeper, Verdict};
 use super::layout::{Layout, LayoutError};
 use super::progress::{FillError, Progress, State};
 use super::reader::{Method, Reader};
@@ -243,6 +243,11 @@ impl Cache {
     /// How much is stored.
     pub fn stock(&self) -> Stock {
         self.0.keeper.inventory.stock()
+    }
+
+    /// What was taken out without anybody asking for it.
+    pub fn counts(&self) -> &CacheCounts {
+        &self.0.keeper.counts
     }
 
     /// Bytes of blobs that are kept at the most.

@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use tracing::{debug, warn};
 
 use super::Puller;
+use super::counts::From;
 use super::error::{Error, Result};
 use super::passthrough::Passthrough;
 use crate::cache::{
@@ -84,7 +85,9 @@ impl Puller {
                     if has_other_size && !matches!(self.cache.verify(digest).await, Ok(Verdict::Sound)) {
                         continue;
                     }
-                    return self.of_blob(digest, &blob, range, method);
+                    let reply = self.of_blob(digest, &blob, range, method)?;
+                    self.counts.count(From::Hit);
+                    return Ok(reply);
                 }
                 Entry::Fill { follower, own } => {
                     if !linked && !own {
@@ -97,6 +100,7 @@ impl Puller {
                             if own {
                                 self.links.put(registry, repository, digest, None, reply.total);
                             }
+                            self.counts.count(if own { From::Fill } else { From::Join });
                             return Ok(reply);
                         }
                         Err(FollowError::Fill(FillError::Disk(error))) => {
@@ -212,6 +216,7 @@ impl Puller {
         let answer = upstream.blob(repository, digest, 0, None).await?;
         let total = answer.total;
         self.links.put(upstream.registry(), repository, digest, None, total);
+        self.counts.count(From::PassThrough);
         Ok(BlobReply { total, range: None, body: BlobBody::Direct(Box::new(Passthrough::new(answer, *digest))) })
     }
 }

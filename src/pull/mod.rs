@@ -6,6 +6,7 @@
 //! it, and whether to ask again.
 
 mod blob;
+mod counts;
 mod error;
 mod holdings;
 mod list;
@@ -14,6 +15,7 @@ mod passthrough;
 mod pin;
 
 pub use blob::{BlobBody, BlobHead, BlobReply};
+pub use counts::BlobCounts;
 pub use error::{Error, Result};
 pub use holdings::Holding;
 pub use list::{ListQuery, ListReply};
@@ -29,7 +31,7 @@ use crate::access::Links;
 use crate::cache::Cache;
 use crate::oci::{Digest, Reference, Repository};
 use crate::registry::Registry;
-use crate::upstream::{TlsError, Upstream};
+use crate::upstream::{TlsError, Traffic, Upstream};
 
 /// Pulls through the configured registries, over one cache.
 pub struct Puller {
@@ -38,6 +40,7 @@ pub struct Puller {
     upstreams: HashMap<String, Arc<Upstream>>,
     manifests: manifest::Flights,
     pins: pin::Pins,
+    counts: BlobCounts,
     permissions: moka::future::Cache<(String, Repository, Digest), Option<u64>>,
 }
 
@@ -72,6 +75,7 @@ impl Puller {
         let pinned =
             pinned.iter().map(|(registry, repository, reference)| pin::Key::of(registry, repository, reference));
         Ok(Puller {
+            counts: BlobCounts::default(),
             pins: pin::Pins::open(&cache, pinned.collect()),
             cache,
             links,
@@ -87,6 +91,17 @@ impl Puller {
     /// The cache behind it.
     pub fn cache(&self) -> &Cache {
         &self.cache
+    }
+
+    /// How blobs were answered.
+    pub fn blob_counts(&self) -> &BlobCounts {
+        &self.counts
+    }
+
+    /// What was asked of each registry's upstream and what came back, in no
+    /// order.
+    pub fn traffic(&self) -> impl Iterator<Item = (&Arc<Registry>, &Arc<Traffic>)> {
+        self.upstreams.values().map(|upstream| (upstream.registry(), upstream.traffic()))
     }
 
     /// Finishes what is on its way to disk.
