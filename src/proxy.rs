@@ -9,9 +9,10 @@ use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tracing::warn;
 
 use crate::access::{Gate, Links};
-use crate::admin::Admin;
+use crate::admin::{Admin, Readings};
 use crate::api::Api;
 use crate::cache::{Cache, LayoutError};
 use crate::config::Settings;
@@ -71,12 +72,20 @@ impl Proxy {
         let links_path = settings.cache.dir.join("links.redb");
         let cache = Cache::open(settings.cache)?;
         let links = if cache.is_writer() { Links::open(&links_path) } else { Links::in_memory() };
-        let puller = Puller::new(&settings.registries, cache, links)
+        let directory = Arc::new(Directory::new(settings.registries.clone()));
+        let mut pinned = Vec::new();
+        for image in &settings.pins {
+            match directory.within(&image.registry, &image.repository) {
+                Ok(found) => pinned.push((found.registry, found.repository, image.reference.clone())),
+                Err(error) => warn!(%image, %error, "this image cannot be pinned"),
+            }
+        }
+        let puller = Puller::new(&settings.registries, cache, links, &pinned)
             .map_err(|(registry, cause)| StartError::Registry { registry, cause })?;
         let puller = Arc::new(puller);
-        let metrics = Arc::new(Metrics::default());
+        let metrics = Arc::new(Metrics::new(Box::new(Readings::new(Arc::clone(&puller)))));
         let api = Api::new(
-            Directory::new(settings.registries),
+            Arc::clone(&directory),
             Gate::new(settings.clients),
             Arc::clone(&puller),
             settings.server.ping,
@@ -88,7 +97,11 @@ impl Proxy {
         let admin_address = listener.local_addr().ok();
         let server = Server::start(&settings.server, Arc::new(api))?;
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let admin = Admin::new(metrics);
+        let admin = Admin::new(metrics, Arc::clone(&puller), directory);
+        if puller.cache().is_writer() {
+            let (puller, stopping) = (Arc::clone(&puller), stopping.clone());
+            tasks.spawn(async move { puller.look_up_pins(stopping).await });
+        }
         tasks.spawn(admin.clone().serve(listener, stopping.clone()));
         admin.set_ready(true);
         Ok(Proxy { server, admin, admin_address, puller, stopping, tasks })

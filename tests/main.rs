@@ -8,6 +8,7 @@
 mod support;
 
 mod addresses;
+mod cache_commands;
 mod check;
 mod closed_world;
 mod content;

@@ -8,13 +8,14 @@
 //!
 //! Links are kept on disk; losing them costs one HEAD each, nothing else.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redb::{Database, ReadableDatabase as _, TableDefinition};
+use redb::{Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition};
 use tracing::warn;
 
 use crate::oci::{Digest, MediaType, Repository};
@@ -37,6 +38,15 @@ pub struct Link {
     pub media_type: Option<MediaType>,
     /// How long upstream said the content is, in bytes.
     pub size: Option<u64>,
+}
+
+impl Link {
+    /// Whether it still says what `registry`'s credential may read.
+    pub fn holds_for(&self, registry: &Registry) -> bool {
+        let lifetime = if registry.credential.is_anonymous() { LIFETIME.0 } else { LIFETIME.1 };
+        // A clock that went backwards makes links look new, never old.
+        now().saturating_sub(self.seen_at) < lifetime.as_secs()
+    }
 }
 
 type Key = Arc<str>;
@@ -86,9 +96,41 @@ impl Links {
             self.recent.insert(Arc::clone(&key), link.clone());
             Some(link)
         })?;
-        let lifetime = if registry.credential.is_anonymous() { LIFETIME.0 } else { LIFETIME.1 };
-        // A clock that went backwards makes links look new, never old.
-        (now().saturating_sub(link.seen_at) < lifetime.as_secs()).then_some(link)
+        link.holds_for(registry).then_some(link)
+    }
+
+    /// Shows every link to `visit`, as the registry's address form, repository,
+    /// digest and link; also those that [hold](Link::holds_for) no longer.
+    /// Takes time in proportion to their number: not for the way of a pull.
+    pub fn for_each(&self, mut visit: impl FnMut(&str, &str, &Digest, &Link)) {
+        let mut show = |key: &str, link: &Link| {
+            if let Some((registry, repository, digest)) = parts(key) {
+                visit(registry, repository, &digest, link);
+            }
+        };
+        // The newest are not written yet; what is in both is shown once.
+        let mut seen = HashSet::new();
+        for (key, link) in &self.recent {
+            show(&key, &link);
+            seen.insert(Key::clone(&key));
+        }
+        if let Some(stored) = &self.stored
+            && let Err(error) = stored.for_each(|key, link| {
+                if !seen.contains(key) {
+                    show(key, link);
+                }
+            })
+        {
+            warn!(%error, "the index of links cannot be read through");
+        }
+    }
+
+    /// How many there are, those included that hold no longer.
+    pub fn count(&self) -> u64 {
+        match &self.stored {
+            Some(stored) => stored.count().unwrap_or_default(),
+            None => self.recent.entry_count(),
+        }
     }
 
     /// Remembers that upstream has just allowed it.
@@ -135,9 +177,27 @@ impl Stored {
         let transaction = self.database.begin_read().ok()?;
         let table = transaction.open_table(TABLE).ok()?;
         let found = table.get(key).ok()??;
-        let (seen_at, size, media_type) = found.value();
-        Some(Link { seen_at, media_type: MediaType::parse(media_type), size })
+        Some(link(found.value()))
     }
+
+    fn for_each(&self, mut visit: impl FnMut(&str, &Link)) -> Result<(), redb::Error> {
+        let transaction = self.database.begin_read()?;
+        // The table is made with the first link.
+        let Ok(table) = transaction.open_table(TABLE) else { return Ok(()) };
+        for entry in table.iter()? {
+            let (key, value) = entry?;
+            visit(key.value(), &link(value.value()));
+        }
+        Ok(())
+    }
+
+    fn count(&self) -> Option<u64> {
+        self.database.begin_read().ok()?.open_table(TABLE).ok()?.len().ok()
+    }
+}
+
+fn link((seen_at, size, media_type): (u64, Option<u64>, &str)) -> Link {
+    Link { seen_at, media_type: MediaType::parse(media_type), size }
 }
 
 /// Commits in batches until the queue is closed.
@@ -177,6 +237,58 @@ fn key(registry: &Registry, repository: &Repository, digest: &Digest) -> Key {
     format!("{} {repository} {digest}", registry.name.slug()).into()
 }
 
+/// The parts that [`key`] was made of.
+fn parts(key: &str) -> Option<(&str, &str, Digest)> {
+    let mut parts = key.split(' ');
+    let (registry, repository, digest) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((registry, repository, digest.parse().ok()?))
+}
+
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    /// Everything in `links`, sorted.
+    fn all(links: &Links) -> Vec<String> {
+        let mut all = Vec::new();
+        links.for_each(|registry, repository, digest, link| {
+            all.push(format!("{registry} {repository} {} {:?}", &digest.hex()[..4], link.size));
+        });
+        all.sort();
+        all
+    }
+
+    #[test]
+    fn every_link_is_shown_once_whether_it_is_written_already_or_not() {
+        let registries = Settings::parse("t.toml", "", &std::collections::BTreeMap::new()).unwrap().registries;
+        let registry = &registries[0];
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("links.redb");
+        let links = Links::open(&path);
+        assert_eq!((all(&links), links.count()), (vec![], 0));
+        let put = |links: &Links, repository: &str, n: u8, size| {
+            links.put(registry, &repository.parse().unwrap(), &Digest::Sha256([n; 32]), None, Some(size));
+        };
+        put(&links, "library/a", 1, 10);
+        put(&links, "library/a", 2, 20);
+        links.close();
+        assert_eq!((all(&links).len(), links.count()), (2, 2));
+        drop(links);
+        let links = Links::open(&path);
+        put(&links, "library/a", 2, 21);
+        put(&links, "library/b", 2, 20);
+        let expected = [
+            "docker-hub library/a 0101 Some(10)",
+            "docker-hub library/a 0202 Some(21)",
+            "docker-hub library/b 0202 Some(20)",
+        ];
+        assert_eq!(all(&links), expected);
+        links.close();
+        assert_eq!((all(&links).as_slice(), links.count()), (expected.map(str::to_owned).as_slice(), 3));
+    }
 }

@@ -1,31 +1,58 @@
-//! The admin listener: health, readiness, metrics. Never on the data listener.
+//! The admin listener: health, readiness, metrics, and an API for whoever
+//! looks after the proxy. Never on the data listener.
+//!
+//! * [`guard`]: keeps web pages out of the API
+//! * [`cache`]: what is stored
+//! * [`pins`]: what stays
+//! * [`readings`]: metrics of the layers below
+//! * [`document`]: the documents of the API
+
+mod cache;
+pub mod document;
+mod guard;
+mod pins;
+mod readings;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use axum::Router;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
 use axum::routing::get;
+use axum::{Json, Router, middleware};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::readings::Readings;
+
+use self::document::Failure;
+use crate::pull::Puller;
+use crate::registry::Directory;
 use crate::telemetry::Metrics;
 
 /// What the admin listener tells of.
 #[derive(Clone)]
 pub struct Admin {
     metrics: Arc<Metrics>,
+    puller: Arc<Puller>,
+    directory: Arc<Directory>,
     ready: Arc<AtomicBool>,
+}
+
+/// What of the API could not be done.
+type Failed = (StatusCode, Json<Failure>);
+
+fn failure(status: StatusCode, error: impl Into<String>) -> Failed {
+    (status, Json(Failure { error: error.into() }))
 }
 
 impl Admin {
     /// Not ready yet.
-    pub fn new(metrics: Arc<Metrics>) -> Admin {
-        Admin { metrics, ready: Arc::new(AtomicBool::new(false)) }
+    pub fn new(metrics: Arc<Metrics>, puller: Arc<Puller>, directory: Arc<Directory>) -> Admin {
+        Admin { metrics, puller, directory, ready: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Says whether new requests should come here: not before the data
@@ -39,15 +66,27 @@ impl Admin {
         if let Ok(address) = listener.local_addr() {
             info!(listener = "admin", %address, "listening");
         }
-        let router = Router::new()
-            .route("/healthz", get(|| async { "ok\n" }))
-            .route("/readyz", get(readiness))
-            .route("/metrics", get(metrics))
-            .with_state(self);
+        let router = self.router();
         let served = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());
         if let Err(error) = served.await {
             warn!(%error, "the admin listener ended");
         }
+    }
+
+    fn router(self) -> Router {
+        let v1 = Router::new().merge(cache::routes()).merge(pins::routes()).method_not_allowed_fallback(|| async {
+            failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
+        });
+        let api = Router::new()
+            .nest("/v1", v1)
+            .fallback(|| async { failure(StatusCode::NOT_FOUND, "the admin API has no such path") })
+            .layer(middleware::from_fn(guard::guard));
+        Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(readiness))
+            .route("/metrics", get(metrics))
+            .nest("/api", api)
+            .with_state(self)
     }
 
     /// Listens on `address`.

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use futures_util::{Stream, stream};
 use http_body::{Frame, SizeHint};
+use prometheus_client::metrics::counter::Counter;
 
 use crate::cache::{Content, Method, Reader};
 use crate::kernel::Mappings;
@@ -59,6 +60,40 @@ impl Body {
                 Body::Stream { windows: Box::pin(stream::unfold(passthrough, next_direct)), remaining: total }
             }
         }
+    }
+}
+
+/// A body whose bytes are counted as they go to the connection.
+pub struct Counted {
+    body: Body,
+    sent: Counter,
+}
+
+impl Counted {
+    pub(super) fn new(body: Body, sent: Counter) -> Counted {
+        Counted { body, sent }
+    }
+}
+
+impl http_body::Body for Counted {
+    type Data = Bytes;
+    type Error = io::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<io::Result<Frame<Bytes>>>> {
+        let Counted { body, sent } = self.get_mut();
+        let frame = ready!(Pin::new(body).poll_frame(cx));
+        if let Some(bytes) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+            sent.inc_by(bytes.len() as u64);
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 

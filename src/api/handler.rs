@@ -10,7 +10,7 @@ use http::request::Parts;
 use http::{Method, Response, Version};
 use tracing::{debug, info, warn};
 
-use super::body::{Body, Transport};
+use super::body::{Body, Counted, Transport};
 use super::path::{self, Endpoint, Target};
 use super::{query, response};
 use crate::access::{Evidence, Gate, Principal};
@@ -21,7 +21,7 @@ use crate::telemetry::{Metrics, RequestLabels};
 
 /// The data listener's API.
 pub struct Api {
-    directory: Directory,
+    directory: Arc<Directory>,
     gate: Gate,
     puller: Arc<Puller>,
     ping: PingMode,
@@ -59,7 +59,7 @@ type Refusal = Box<Response<Body>>;
 impl Api {
     /// The API over `directory`, guarded by `gate`.
     pub fn new(
-        directory: Directory,
+        directory: Arc<Directory>,
         gate: Gate,
         puller: Arc<Puller>,
         ping: PingMode,
@@ -70,7 +70,7 @@ impl Api {
     }
 
     /// Answers one request. Never fails: every trouble has its response.
-    pub async fn handle(&self, request: &Parts, peer: &Peer) -> Response<Body> {
+    pub async fn handle(&self, request: &Parts, peer: &Peer) -> Response<Counted> {
         let response = self.answer(request, peer).await.unwrap_or_else(|refusal| *refusal);
         let method = match request.method {
             Method::GET => "GET",
@@ -80,7 +80,7 @@ impl Api {
         let status = response.status().as_u16();
         self.metrics.requests.get_or_create(&RequestLabels { method, status }).inc();
         debug!(peer = ?peer.address, method, path = request.uri.path(), status, "request");
-        response
+        response.map(|body| Counted::new(body, self.metrics.sent.clone()))
     }
 
     async fn answer(&self, request: &Parts, peer: &Peer) -> Result<Response<Body>, Refusal> {

@@ -11,5 +11,5 @@ mod path;
 mod query;
 mod response;
 
-pub use body::{Body, Transport};
+pub use body::{Body, Counted, Transport};
 pub use handler::{Api, Peer, PingMode};

@@ -2,11 +2,12 @@
 //!
 //! Only accounts: no file is touched here. Manifests and configurations are
 //! small, and precious (they are what rate limits count), so blobs that small
-//! have a pool of their own, from which layers push nothing out.
+//! have a pool of their own, from which layers push nothing out. A pinned blob
+//! counts in its pool but is unknown to the policy, so it cannot be named.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use super::content::SMALL;
 use super::eviction::{Policy, PolicyKind};
@@ -31,8 +32,20 @@ struct Pools {
     small: Box<dyn Policy>,
     layers: Box<dyn Policy>,
     sizes: HashMap<Digest, u64>,
+    /// What is to stay, stored or not.
+    pinned: HashSet<Digest>,
+    /// What of it is stored.
+    held: Held,
     /// Bytes that running fills will need.
     reserved: u64,
+}
+
+/// Stored blobs that are pinned.
+#[derive(Debug, Clone, Copy, Default)]
+struct Held {
+    blobs: usize,
+    small: u64,
+    layers: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -48,6 +61,10 @@ pub struct Stock {
     pub blobs: usize,
     /// Their bytes.
     pub bytes: u64,
+    /// Those of them that are pinned.
+    pub pinned_blobs: usize,
+    /// Their bytes.
+    pub pinned_bytes: u64,
 }
 
 impl Inventory {
@@ -58,6 +75,8 @@ impl Inventory {
             small: policy.build(bounds.small),
             layers: policy.build(bounds.layers),
             sizes: HashMap::new(),
+            pinned: HashSet::new(),
+            held: Held::default(),
             reserved: 0,
         };
         Inventory { pools: Mutex::new(pools), bounds, started: Instant::now() }
@@ -72,7 +91,7 @@ impl Inventory {
         let now = self.started.elapsed();
         let mut pools = self.pools();
         if pools.sizes.insert(digest, size).is_none() {
-            pools.of(size).insert(digest, size, now);
+            pools.admit(digest, size, now);
         }
     }
 
@@ -89,8 +108,37 @@ impl Inventory {
     pub(super) fn remove(&self, digest: &Digest) {
         let mut pools = self.pools();
         if let Some(size) = pools.sizes.remove(digest) {
-            pools.of(size).remove(digest);
+            pools.dismiss(digest, size);
         }
+    }
+
+    /// From now on these and no others stay, as soon and as long as they are
+    /// stored.
+    pub(super) fn pin(&self, digests: HashSet<Digest>) {
+        let now = self.started.elapsed();
+        let mut pools = self.pools();
+        let before = pools.pinned.clone();
+        let changed = |pools: &Pools, from: &HashSet<Digest>, to: &HashSet<Digest>| -> Vec<(Digest, u64)> {
+            from.difference(to).filter_map(|digest| Some((*digest, *pools.sizes.get(digest)?))).collect()
+        };
+        let (new, old) = (changed(&pools, &digests, &before), changed(&pools, &before, &digests));
+        for (digest, size) in new.iter().chain(&old) {
+            pools.dismiss(digest, *size);
+        }
+        pools.pinned = digests;
+        for (digest, size) in new.into_iter().chain(old) {
+            pools.admit(digest, size, now);
+        }
+    }
+
+    /// The size of a stored blob.
+    pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
+        self.pools().sizes.get(digest).copied()
+    }
+
+    /// Whether a blob stays.
+    pub(super) fn is_pinned(&self, digest: &Digest) -> bool {
+        self.pools().pinned.contains(digest)
     }
 
     /// Room for a fill of `bytes`, counted until the value is dropped.
@@ -102,14 +150,14 @@ impl Inventory {
     /// Whether a pool is over its bound.
     pub(super) fn is_over(&self) -> bool {
         let pools = self.pools();
-        pools.small.bytes() > self.bounds.small || pools.layers.bytes() + pools.reserved > self.bounds.layers
+        pools.small_bytes() > self.bounds.small || pools.layer_bytes() + pools.reserved > self.bounds.layers
     }
 
     /// Takes out what should go next for the bounds to be kept again.
     pub(super) fn next_over(&self) -> Option<(Digest, u64)> {
         let mut pools = self.pools();
-        let small_is_over = pools.small.bytes() > self.bounds.small / 100 * DOWN_TO;
-        let layers_are_over = pools.layers.bytes() + pools.reserved > self.bounds.layers / 100 * DOWN_TO;
+        let small_is_over = pools.small_bytes() > self.bounds.small / 100 * DOWN_TO;
+        let layers_are_over = pools.layer_bytes() + pools.reserved > self.bounds.layers / 100 * DOWN_TO;
         let gone = if layers_are_over { pools.layers.evict() } else { None };
         let gone = gone.or_else(|| if small_is_over { pools.small.evict() } else { None });
         if let Some((digest, _)) = &gone {
@@ -130,7 +178,12 @@ impl Inventory {
 
     pub(super) fn stock(&self) -> Stock {
         let pools = self.pools();
-        Stock { blobs: pools.sizes.len(), bytes: pools.small.bytes() + pools.layers.bytes() }
+        Stock {
+            blobs: pools.sizes.len(),
+            bytes: pools.small_bytes() + pools.layer_bytes(),
+            pinned_blobs: pools.held.blobs,
+            pinned_bytes: pools.held.small + pools.held.layers,
+        }
     }
 
     /// Everything stored, with its size, in no order.
@@ -141,6 +194,41 @@ impl Inventory {
 
 impl Pools {
     fn of(&mut self, size: u64) -> &mut Box<dyn Policy> {
+        if size <= SMALL { &mut self.small } else { &mut self.layers }
+    }
+
+    fn small_bytes(&self) -> u64 {
+        self.small.bytes() + self.held.small
+    }
+
+    fn layer_bytes(&self) -> u64 {
+        self.layers.bytes() + self.held.layers
+    }
+
+    /// Counts a stored blob where it belongs.
+    fn admit(&mut self, digest: Digest, size: u64, now: Duration) {
+        if self.pinned.contains(&digest) {
+            self.held.blobs += 1;
+            *self.held.of(size) += size;
+        } else {
+            self.of(size).insert(digest, size, now);
+        }
+    }
+
+    /// Undoes [`admit`](Pools::admit).
+    fn dismiss(&mut self, digest: &Digest, size: u64) {
+        if self.pinned.contains(digest) {
+            self.held.blobs = self.held.blobs.saturating_sub(1);
+            let held = self.held.of(size);
+            *held = held.saturating_sub(size);
+        } else {
+            self.of(size).remove(digest);
+        }
+    }
+}
+
+impl Held {
+    fn of(&mut self, size: u64) -> &mut u64 {
         if size <= SMALL { &mut self.small } else { &mut self.layers }
     }
 }
@@ -212,6 +300,42 @@ mod tests {
         assert_eq!(inventory.next(), Some((digest(2), MIB)));
         assert_eq!(inventory.next(), Some((digest(1), 1000)));
         assert_eq!(inventory.next(), None);
-        assert_eq!(inventory.stock(), Stock { blobs: 0, bytes: 0 });
+        assert_eq!(inventory.stock(), Stock { blobs: 0, bytes: 0, pinned_blobs: 0, pinned_bytes: 0 });
+    }
+
+    #[test]
+    fn what_is_pinned_stays_and_counts_until_it_is_unpinned() {
+        for policy in [PolicyKind::Lru, PolicyKind::S3Fifo] {
+            let inventory = Inventory::new(policy, 1000 * MIB);
+            inventory.insert(digest(0), 1000);
+            inventory.insert(digest(1), 10 * MIB);
+            // Pinned when it is stored already, and before it is.
+            inventory.pin([digest(0), digest(1), digest(2)].into());
+            inventory.insert(digest(2), 10 * MIB);
+            inventory.insert(digest(3), 10 * MIB);
+            let stock = Stock { blobs: 4, bytes: 30 * MIB + 1000, pinned_blobs: 3, pinned_bytes: 20 * MIB + 1000 };
+            assert_eq!(inventory.stock(), stock);
+            assert_eq!(inventory.next(), Some((digest(3), 10 * MIB)));
+            assert_eq!(inventory.next(), None);
+            inventory.pin([digest(1)].into());
+            assert_eq!(inventory.stock().pinned_blobs, 1);
+            assert_eq!(inventory.next(), Some((digest(2), 10 * MIB)));
+            assert_eq!(inventory.next(), Some((digest(0), 1000)));
+            // Somebody removes it all the same.
+            inventory.remove(&digest(1));
+            assert_eq!(inventory.stock(), Stock { blobs: 0, bytes: 0, pinned_blobs: 0, pinned_bytes: 0 });
+            assert!(inventory.is_pinned(&digest(1)), "and when it comes back, it stays again");
+        }
+    }
+
+    #[test]
+    fn more_pinned_than_fits_leaves_nothing_else_and_ends() {
+        let inventory = Inventory::new(PolicyKind::S3Fifo, 100 * MIB);
+        inventory.pin((0..20).map(digest).collect());
+        for n in 0..30 {
+            inventory.insert(digest(n), 10 * MIB);
+        }
+        assert_eq!(std::iter::from_fn(|| inventory.next_over()).count(), 10);
+        assert_eq!((inventory.stock().blobs, inventory.is_over()), (20, true));
     }
 }

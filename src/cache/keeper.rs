@@ -6,6 +6,7 @@
 //! found the disk full.
 
 use std::io;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -30,6 +31,22 @@ const PARTIAL_LIFETIME: Duration = Duration::from_secs(3 * 86_400);
 /// One in so many inodes stays free.
 const MIN_FREE_INODES: u64 = 100;
 
+/// What was taken out of the cache without anybody asking for it, counted.
+#[derive(Debug, Default)]
+pub struct CacheCounts {
+    evicted_blobs: AtomicU64,
+    evicted_bytes: AtomicU64,
+    quarantined_blobs: AtomicU64,
+}
+
+impl CacheCounts {
+    /// Evicted blobs, their bytes, and blobs put in quarantine.
+    pub fn all(&self) -> (u64, u64, u64) {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        (read(&self.evicted_blobs), read(&self.evicted_bytes), read(&self.quarantined_blobs))
+    }
+}
+
 /// What the keeper works on, shared with the cache.
 pub(super) struct Keeper {
     pub(super) layout: Arc<Layout>,
@@ -39,6 +56,7 @@ pub(super) struct Keeper {
     /// Removed, but still being sent to somebody: their room comes back later.
     leaving: Mutex<Vec<(Weak<Mapping>, u64)>>,
     wanted: Notify,
+    pub(super) counts: CacheCounts,
 }
 
 /// What hashing a stored blob has shown.
@@ -59,7 +77,15 @@ impl Keeper {
         inventory: Arc<Inventory>,
         open: moka::sync::Cache<Digest, Blob>,
     ) -> Keeper {
-        Keeper { layout, settings, inventory, open, leaving: Mutex::default(), wanted: Notify::new() }
+        Keeper {
+            layout,
+            settings,
+            inventory,
+            open,
+            leaving: Mutex::default(),
+            wanted: Notify::new(),
+            counts: CacheCounts::default(),
+        }
     }
 
     /// Looks soon whether a bound is crossed.
@@ -183,6 +209,8 @@ impl Keeper {
         {
             self.leaving.lock().unwrap_or_else(PoisonError::into_inner).push((Arc::downgrade(&mapping), size));
         }
+        self.counts.evicted_blobs.fetch_add(1, Ordering::Relaxed);
+        self.counts.evicted_bytes.fetch_add(size, Ordering::Relaxed);
         debug!(%digest, size, "evicted");
         Ok(())
     }
@@ -223,6 +251,7 @@ impl Keeper {
     /// Takes a blob out of service: the next pull fetches it again.
     pub(super) fn quarantine(&self, digest: &Digest, reason: &str) {
         warn!(%digest, reason, "a stored blob is damaged and is put in quarantine");
+        self.counts.quarantined_blobs.fetch_add(1, Ordering::Relaxed);
         self.inventory.remove(digest);
         self.open.invalidate(digest);
         if let Err(error) = self.layout.quarantine(digest) {

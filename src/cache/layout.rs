@@ -7,6 +7,7 @@
 //!   partial/<algorithm>-<hex>                   growing
 //!   quarantine/<algorithm>-<hex>                damaged, the last few of them
 //!   CLEAN            there only while no process uses the directory
+//!   links.redb, pins.json                       of the layers above
 //! ```
 //! Every path below the root is built from a parsed [`Digest`].
 

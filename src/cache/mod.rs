@@ -23,7 +23,7 @@ mod store;
 
 pub use content::{Blob, Content};
 pub use inventory::Stock;
-pub use keeper::Verdict;
+pub use keeper::{CacheCounts, Verdict};
 pub use layout::LayoutError;
 pub use progress::{FillError, HELD_BACK};
 pub use reader::{Method, ReadError, Reader};

@@ -3,8 +3,9 @@
 //! For one digest at most one fill runs. A lookup finds a blob from the moment
 //! it has its name; between "verified" and that moment it finds the fill.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
@@ -16,7 +17,7 @@ use tracing::warn;
 use super::content::{Blob, Content};
 use super::fill::{Demand, Fill};
 use super::inventory::{Inventory, Stock};
-use super::keeper::{Keeper, Verdict};
+use super::keeper::{CacheCounts, Keeper, Verdict};
 use super::layout::{Layout, LayoutError};
 use super::progress::{FillError, Progress, State};
 use super::reader::{Method, Reader};
@@ -219,9 +220,40 @@ impl Cache {
         self.0.keeper.inventory.list()
     }
 
+    /// From now on these blobs and no others stay when room is made, as soon
+    /// and as long as they are stored.
+    pub fn pin(&self, digests: HashSet<Digest>) {
+        self.0.keeper.inventory.pin(digests);
+    }
+
+    /// The size of a blob, if it is stored.
+    pub fn size(&self, digest: &Digest) -> Option<u64> {
+        self.0.keeper.inventory.size(digest)
+    }
+
+    /// Whether a blob stays.
+    pub fn is_pinned(&self, digest: &Digest) -> bool {
+        self.0.keeper.inventory.is_pinned(digest)
+    }
+
+    /// The directory.
+    pub fn dir(&self) -> &Path {
+        &self.0.keeper.settings.dir
+    }
+
     /// How much is stored.
     pub fn stock(&self) -> Stock {
         self.0.keeper.inventory.stock()
+    }
+
+    /// What was taken out without anybody asking for it.
+    pub fn counts(&self) -> &CacheCounts {
+        &self.0.keeper.counts
+    }
+
+    /// Bytes of blobs that are kept at the most.
+    pub fn max_size(&self) -> u64 {
+        self.0.keeper.settings.max_size
     }
 
     /// The bytes of `range` of a complete blob.

@@ -3,10 +3,9 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::ValueEnum;
 use comfy_table::{ContentArrangement, Table, presets};
 
-use super::Outcome;
+use super::{Outcome, Output};
 use crate::config::Settings;
 use crate::registry::{AccessMode, Registry};
 
@@ -19,12 +18,6 @@ pub(super) struct Args {
     /// How to show what it amounts to
     #[arg(long, value_enum, default_value_t = Output::Table)]
     output: Output,
-}
-
-#[derive(Debug, Clone, Copy, ValueEnum)]
-enum Output {
-    Table,
-    Json,
 }
 
 pub(super) fn run(args: &Args) -> Outcome {

@@ -1,13 +1,15 @@
 //! The command line: one file per command, or one folder. A command parses its
 //! arguments, asks the library, and says what came of it.
 
+mod admin_client;
+mod cache;
 mod check;
 mod demo;
 mod serve;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, ValueEnum};
 
 use crate::config::ConfigErrors;
 
@@ -34,6 +36,15 @@ enum Command {
     Serve(serve::Args),
     /// Validate the configuration and show what it amounts to
     Check(check::Args),
+    /// Look at what a running proxy has cached, and manage it
+    Cache(cache::Args),
+}
+
+/// How a listing is shown.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Output {
+    Table,
+    Json,
 }
 
 /// How a command ended.
@@ -47,6 +58,7 @@ impl Cli {
             Command::Demo(args) => demo::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args),
+            Command::Cache(args) => cache::run(&args),
         };
         outcome.unwrap_or_else(|report| {
             match report.downcast_ref::<ConfigErrors>() {

@@ -8,15 +8,16 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
-use super::problem::{ConfigErrors, Place, Problems};
+use super::problem::{ConfigErrors, Place, Problems, nearest};
 use super::registry::Parsed;
 use super::secret::Sources;
-use super::section::{Environment, Section};
+use super::section::{Environment, Found, Section};
 use super::{Settings, client, registry, units};
 use crate::access::Client;
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree};
+use crate::pull::ImageName;
 use crate::registry::{AccessMode, Kind, RegistryName};
 use crate::server::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
 use crate::telemetry::{LogFormat, LogSettings};
@@ -24,11 +25,29 @@ use crate::telemetry::{LogFormat, LogSettings};
 /// What is configured where nothing is.
 const IMPLIED: &str = "[[registry]]\nname = \"docker-hub\"\nkind = \"docker-hub\"\ndefault = true\n";
 
+/// How a parsed file is read, as a whole or in part.
+type Read<T> = for<'a> fn(&'a Spanned<DeValue<'a>>, &'a Environment, &'a Problems) -> Option<T>;
+
 pub(super) fn load(file: Option<&Path>, environment: &Environment) -> Result<Settings, ConfigErrors> {
-    let Some(path) = file else { return parse(None, environment) };
+    load_as(file, environment, read)
+}
+
+/// Where the admin listener is; nothing else is looked at, for whoever asks may
+/// not have the secrets that the rest names.
+pub(super) fn admin_listen(file: Option<&Path>, environment: &Environment) -> Result<SocketAddr, ConfigErrors> {
+    load_as(file, environment, |root, environment, problems| {
+        let root = Section::new("the file", Some(root), environment, problems);
+        let admin = root.table("admin", "[admin]");
+        let admin = admin.unwrap_or_else(|| Section::new("[admin]", None, environment, problems));
+        Some(read_admin(&admin.overridden_by("admin")))
+    })
+}
+
+fn load_as<T>(file: Option<&Path>, environment: &Environment, read: Read<T>) -> Result<T, ConfigErrors> {
+    let Some(path) = file else { return parse_as(None, environment, read) };
     let name = path.display().to_string();
     match std::fs::read_to_string(path) {
-        Ok(text) => parse(Some((&name, &text)), environment),
+        Ok(text) => parse_as(Some((&name, &text)), environment, read),
         Err(error) => {
             let problems = Problems::of(None);
             let message = format!("the configuration file {name} cannot be read: {error}");
@@ -39,6 +58,10 @@ pub(super) fn load(file: Option<&Path>, environment: &Environment) -> Result<Set
 }
 
 pub(super) fn parse(file: Option<(&str, &str)>, environment: &Environment) -> Result<Settings, ConfigErrors> {
+    parse_as(file, environment, read)
+}
+
+fn parse_as<T>(file: Option<(&str, &str)>, environment: &Environment, read: Read<T>) -> Result<T, ConfigErrors> {
     let text: Arc<str> = file.map_or("", |(_, text)| text).into();
     let problems = Problems::of(file.map(|(name, _)| (name, &text)));
     let (document, errors) = DeTable::parse_recoverable(&text);
@@ -70,12 +93,14 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
     let tag_ttl = cache.read("tag_ttl", units::duration).unwrap_or(Duration::from_secs(60));
     let stale_if_error = cache.read("stale_if_error", units::duration).unwrap_or(Duration::from_secs(86_400));
     let not_found_ttl = cache.read("not_found_ttl", units::duration).unwrap_or(Duration::from_secs(10));
+    let pins = cache.list("pin", |text| text.parse::<ImageName>().map_err(|error| error.to_string()));
     let cache = read_cache(cache, &limits);
     let (server, public_url, expose_private) = read_server(server, admin, limits);
     let log = read_log(log);
 
     let mut names = Vec::new();
     let registries = read_registries(registry_sections, environment, problems, &mut names, tag_ttl)?;
+    let pins = check_pins(pins.unwrap_or_default(), &names, problems);
     let clients = read_clients(client_sections, &names, problems);
     if !expose_private && server.listen.iter().any(|address| !address.ip().is_loopback()) {
         check_exposure(&registries, problems);
@@ -84,6 +109,7 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
         server,
         public_url: public_url?,
         cache,
+        pins,
         stale_if_error,
         not_found_ttl,
         registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
@@ -92,15 +118,19 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
     })
 }
 
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| format!("`{text}` is no address; write it as `127.0.0.1:5000` or `[::]:5000`"))
+}
+
+fn read_admin(admin: &Section<'_>) -> SocketAddr {
+    admin.read("listen", address).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5001)))
+}
+
 fn read_server(
     server: Section<'_>,
     admin: Section<'_>,
     limits: Section<'_>,
 ) -> (ServerSettings, Option<url::Url>, bool) {
-    let address = |text: &str| {
-        text.parse::<SocketAddr>()
-            .map_err(|_| format!("`{text}` is no address; write it as `127.0.0.1:5000` or `[::]:5000`"))
-    };
     let problems = server.problems;
     let listen = server.list("listen", address).map(|found| found.into_iter().map(|found| found.value).collect());
     let listen: Vec<SocketAddr> = listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 5000))]);
@@ -113,7 +143,7 @@ fn read_server(
             "write it as `127.0.0.1:5000`".to_owned(),
         );
     }
-    let admin_listen = admin.read("listen", address).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5001)));
+    let admin_listen = read_admin(&admin);
     if admin_listen.port() != 0 && listen.contains(&admin_listen) {
         let message = format!("clients pull at {admin_listen} already: administration needs an address of its own");
         problems.add(&admin.place_of("listen"), message, None);
@@ -306,6 +336,17 @@ fn read_clients(sections: Vec<Section<'_>>, registries: &[RegistryName], problem
         clients.push(client);
     }
     clients
+}
+
+fn check_pins(pins: Vec<Found<ImageName>>, registries: &[RegistryName], problems: &Problems) -> Vec<ImageName> {
+    for Found { value: image, place } in &pins {
+        if !registries.iter().any(|name| name.matches(&image.registry)) {
+            let near = nearest(&image.registry, registries.iter().map(RegistryName::slug));
+            let help = near.map(|near| format!("did you mean `{near}`?"));
+            problems.add(place, format!("`pin`: there is no registry `{}`", image.registry), help);
+        }
+    }
+    pins.into_iter().map(|found| found.value).collect()
 }
 
 /// A stored credential must not be open to a network by oversight.

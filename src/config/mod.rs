@@ -17,12 +17,14 @@ mod units;
 pub use problem::{ConfigErrors, Problem};
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use crate::access::Client;
 use crate::cache::CacheSettings;
+use crate::pull::ImageName;
 use crate::registry::Registry;
 use crate::server::ServerSettings;
 use crate::telemetry::LogSettings;
@@ -36,6 +38,8 @@ pub struct Settings {
     pub public_url: url::Url,
     /// The cache.
     pub cache: CacheSettings,
+    /// Images that stay in the cache.
+    pub pins: Vec<ImageName>,
     /// How long a tag may be answered from cache when upstream is in trouble.
     pub stale_if_error: Duration,
     /// How long "not found" is remembered.
@@ -55,9 +59,16 @@ impl Settings {
     /// # Errors
     /// All mistakes, each with its place.
     pub fn load(file: Option<&Path>) -> Result<Settings, ConfigErrors> {
-        let environment =
-            std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)));
-        load::load(file, &environment.collect())
+        load::load(file, &environment())
+    }
+
+    /// Where the admin listener of `file`, or of the defaults, is. The rest of
+    /// the file need not be sound here: its secrets may be elsewhere.
+    ///
+    /// # Errors
+    /// The mistakes about it, each with its place.
+    pub fn admin_listen(file: Option<&Path>) -> Result<SocketAddr, ConfigErrors> {
+        load::admin_listen(file, &environment())
     }
 
     /// Reads configuration text; `name` is what its file is called in messages.
@@ -67,6 +78,12 @@ impl Settings {
     pub fn parse(name: &str, text: &str, environment: &BTreeMap<String, String>) -> Result<Settings, ConfigErrors> {
         load::parse(Some((name, text)), environment)
     }
+}
+
+fn environment() -> BTreeMap<String, String> {
+    std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
 }
 
 #[cfg(test)]

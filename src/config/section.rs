@@ -12,6 +12,10 @@ use super::problem::{Place, Problems, nearest};
 /// Environment variables, as far as they concern the configuration.
 pub(super) type Environment = BTreeMap<String, String>;
 
+/// Begins as if it were a key of `[admin]`, and is for the commands that talk
+/// to the admin listener.
+const NO_KEY: &str = "TRANSSHIP_ADMIN_URL";
+
 /// One table, with the environment variables that override its keys.
 pub(super) struct Section<'a> {
     /// As it is called in messages: `[server]`, `[[registry]]`.
@@ -245,7 +249,7 @@ impl<'a> Section<'a> {
             }
         }
         if let Some(prefix) = &self.prefix {
-            for name in self.environment.keys() {
+            for name in self.environment.keys().filter(|name| *name != NO_KEY) {
                 let Some(key) = name.strip_prefix(prefix.as_str()).map(str::to_ascii_lowercase) else { continue };
                 if !known.contains(&key.as_str()) {
                     let place = Place::Variable(name.clone());

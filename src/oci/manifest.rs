@@ -1,10 +1,11 @@
-//! The little a proxy has to know of a manifest: that it is one, and of which
-//! type. Bytes are never changed, and descriptors never become paths or URLs.
+//! The little a proxy has to know of a manifest: that it is one, of which type,
+//! and what it names. Bytes are never changed, descriptors never become paths
+//! or URLs, and what a manifest names is permission for nothing.
 
 use serde::Deserialize;
 use serde::de::IgnoredAny;
 
-use super::MediaType;
+use super::{Digest, MediaType};
 
 /// Why a body cannot be a manifest of the type its header claims.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -112,6 +113,39 @@ fn known(text: &str) -> Result<MediaType, ManifestError> {
     MediaType::parse(text).ok_or(ManifestError::NotManifest)
 }
 
+/// The content that a manifest names.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub struct Mentions {
+    /// Configuration and layers.
+    pub blobs: Vec<Digest>,
+    /// Children of an index.
+    pub manifests: Vec<Digest>,
+}
+
+impl Mentions {
+    /// What `body` names; nothing where it is no manifest.
+    pub fn of(body: &[u8]) -> Mentions {
+        #[derive(Deserialize)]
+        struct Descriptor {
+            digest: String,
+        }
+        #[derive(Default, Deserialize)]
+        #[serde(default)]
+        struct Named {
+            config: Option<Descriptor>,
+            layers: Vec<Descriptor>,
+            blobs: Vec<Descriptor>,
+            manifests: Vec<Descriptor>,
+        }
+        let Named { config, layers, blobs, manifests } = serde_json::from_slice(body).unwrap_or_default();
+        let parsed = |descriptor: Descriptor| descriptor.digest.parse().ok();
+        Mentions {
+            blobs: config.into_iter().chain(layers).chain(blobs).filter_map(parsed).collect(),
+            manifests: manifests.into_iter().filter_map(parsed).collect(),
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -158,5 +192,21 @@ mod tests {
         assert_eq!(check(Some(IMAGE), &deep), Err(ManifestError::NotJson));
         let quoted = format!(r#"{{"schemaVersion":2,"layers":[],"note":"\"{}"}}"#, "[".repeat(1000));
         assert!(check(Some(IMAGE), &quoted).is_ok());
+    }
+
+    #[test]
+    fn what_a_manifest_names_is_found() {
+        let digest = |n: u8| Digest::Sha256([n; 32]);
+        let body = format!(
+            r#"{{"schemaVersion":2,"config":{{"digest":"{}","size":2}},"layers":[{{"digest":"{}"}},{{"digest":"md5:1"}}]}}"#,
+            digest(1),
+            digest(2)
+        );
+        assert_eq!(Mentions::of(body.as_bytes()), Mentions { blobs: vec![digest(1), digest(2)], manifests: vec![] });
+        let body = format!(r#"{{"manifests":[{{"digest":"{}","platform":{{}}}}]}}"#, digest(3));
+        assert_eq!(Mentions::of(body.as_bytes()), Mentions { blobs: vec![], manifests: vec![digest(3)] });
+        for body in ["", "[]", "{}", r#"{"layers":7}"#, r#"{"layers":[7]}"#] {
+            assert_eq!(Mentions::of(body.as_bytes()), Mentions::default(), "{body}");
+        }
     }
 }

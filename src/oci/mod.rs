@@ -17,7 +17,7 @@ mod repository;
 pub use accept::Accept;
 pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use error::ErrorCode;
-pub use manifest::{ManifestError, check_manifest};
+pub use manifest::{ManifestError, Mentions, check_manifest};
 pub use media_type::MediaType;
 pub use range::{ByteRange, RangeSpec};
 pub use reference::{InvalidTag, Reference, Tag};

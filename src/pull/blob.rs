@@ -9,6 +9,7 @@ use futures_util::StreamExt as _;
 use tracing::{debug, warn};
 
 use super::Puller;
+use super::counts::From;
 use super::error::{Error, Result};
 use super::passthrough::Passthrough;
 use crate::access::Links;
@@ -85,7 +86,9 @@ impl Puller {
                     if has_other_size && !matches!(self.cache.verify(digest).await, Ok(Verdict::Sound)) {
                         continue;
                     }
-                    return self.of_blob(digest, &blob, range, method);
+                    let reply = self.of_blob(digest, &blob, range, method)?;
+                    self.counts.count(From::Hit);
+                    return Ok(reply);
                 }
                 Entry::Fill { mut follower, own } => {
                     if own {
@@ -95,7 +98,10 @@ impl Puller {
                         linked = true;
                     }
                     match self.follow(follower, range, method).await {
-                        Ok(reply) => return Ok(reply),
+                        Ok(reply) => {
+                            self.counts.count(if own { From::Fill } else { From::Join });
+                            return Ok(reply);
+                        }
                         Err(FollowError::Fill(FillError::Disk(error))) => {
                             warn!(%digest, %error, "the cache cannot be written, passing through");
                             return self.pass_through(upstream, repository, digest).await;
@@ -233,6 +239,7 @@ impl Puller {
         let answer = upstream.blob(repository, digest, 0, None).await?;
         let total = answer.total;
         self.links.put(upstream.registry(), repository, digest, None, total);
+        self.counts.count(From::PassThrough);
         Ok(BlobReply { total, range: None, body: BlobBody::Direct(Box::new(Passthrough::new(answer, *digest))) })
     }
 }

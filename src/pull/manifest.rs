@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::error::{Error, Result};
 use super::{NoLongerThanTheQuestion, Puller};
-use crate::cache::{Blob, Method as ReadMethod};
+use crate::cache::{Blob, Cache, Method as ReadMethod};
 use crate::oci::{Accept, ByteRange, Digest, MediaType, Reference, Repository, check_manifest};
 use crate::registry::Registry;
 use crate::upstream::{self, ManifestAnswer};
@@ -69,9 +69,11 @@ impl Puller {
         if let Reference::Digest(digest) = reference
             && let Some(cached) = self.cached_manifest(registry, repository, digest).await
         {
+            self.pins.passed(registry, repository, reference, &cached.digest);
             return Ok(cached);
         }
         let manifest = self.fetch_manifest(registry, repository, reference, None).await?;
+        self.pins.passed(registry, repository, reference, &manifest.digest);
         if accept.allows(&manifest.media_type) {
             return Ok(manifest);
         }
@@ -120,26 +122,8 @@ impl Puller {
     async fn cached_manifest(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Manifest> {
         let media_type = self.links.get(registry, repository, digest)?.media_type?;
         let blob = self.cache.get(digest).await.ok()??;
-        let bytes = self.bytes_of(digest, &blob).await?;
+        let bytes = bytes_of(&self.cache, digest, &blob).await?;
         Some(Manifest { digest: *digest, media_type, bytes })
-    }
-
-    /// All bytes of a manifest's blob.
-    async fn bytes_of(&self, digest: &Digest, blob: &Blob) -> Option<Bytes> {
-        if let Some(bytes) = blob.in_memory() {
-            return Some(bytes.clone());
-        }
-        let range = ByteRange { start: 0, end: blob.len() };
-        let mut reader = self.cache.read(digest, blob, range, ReadMethod::Read);
-        let first = reader.next_window().await?.ok()?;
-        if reader.remaining() == Some(0) {
-            return Some(first);
-        }
-        let mut all = first.to_vec();
-        while let Some(window) = reader.next_window().await {
-            all.extend_from_slice(&window.ok()?);
-        }
-        Some(all.into())
     }
 
     /// Asks upstream; whoever asks the same meanwhile shares the answer.
@@ -168,6 +152,24 @@ impl Puller {
             Err(error) => Err(Error::clone(&error)),
         }
     }
+}
+
+/// All bytes of a manifest's blob.
+pub(super) async fn bytes_of(cache: &Cache, digest: &Digest, blob: &Blob) -> Option<Bytes> {
+    if let Some(bytes) = blob.in_memory() {
+        return Some(bytes.clone());
+    }
+    let range = ByteRange { start: 0, end: blob.len() };
+    let mut reader = cache.read(digest, blob, range, ReadMethod::Read);
+    let first = reader.next_window().await?.ok()?;
+    if reader.remaining() == Some(0) {
+        return Some(first);
+    }
+    let mut all = first.to_vec();
+    while let Some(window) = reader.next_window().await {
+        all.extend_from_slice(&window.ok()?);
+    }
+    Some(all.into())
 }
 
 /// Believes an answer only if it hashes to what it says, is what it says, and

@@ -6,16 +6,22 @@
 //! it, and whether to ask again.
 
 mod blob;
+mod counts;
 mod error;
+mod holdings;
 mod list;
 mod manifest;
 mod passthrough;
+mod pin;
 
 pub use blob::{BlobBody, BlobHead, BlobReply};
+pub use counts::BlobCounts;
 pub use error::{Error, Result};
+pub use holdings::Holding;
 pub use list::{ListQuery, ListReply};
 pub use manifest::{Manifest, ManifestHead};
 pub use passthrough::Passthrough;
+pub use pin::{ImageName, InvalidImage, Pin, Unpinned};
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -23,9 +29,9 @@ use std::time::{Duration, Instant};
 
 use crate::access::Links;
 use crate::cache::Cache;
-use crate::oci::{Digest, Repository};
+use crate::oci::{Digest, Reference, Repository};
 use crate::registry::Registry;
-use crate::upstream::{TlsError, Upstream};
+use crate::upstream::{TlsError, Traffic, Upstream};
 
 /// Forgetting who began a fill costs a question to upstream, nothing else.
 const FILLER_REMEMBERED: Duration = Duration::from_secs(3600);
@@ -38,6 +44,8 @@ pub struct Puller {
     fillers: moka::sync::Cache<Digest, (String, Repository)>,
     upstreams: HashMap<String, Arc<Upstream>>,
     manifests: manifest::Flights,
+    pins: pin::Pins,
+    counts: BlobCounts,
     permissions: moka::future::Cache<(String, Repository, Digest), Option<u64>>,
 }
 
@@ -52,7 +60,8 @@ impl<K, V> moka::Expiry<K, V> for NoLongerThanTheQuestion {
 }
 
 impl Puller {
-    /// A puller for `registries`.
+    /// A puller for `registries`; `pinned` are the images of the configuration
+    /// that stay in the cache.
     ///
     /// # Errors
     /// When a registry's certificate authorities cannot be used; the error
@@ -61,13 +70,18 @@ impl Puller {
         registries: &[Arc<Registry>],
         cache: Cache,
         links: Links,
+        pinned: &[(Arc<Registry>, Repository, Reference)],
     ) -> std::result::Result<Puller, (String, TlsError)> {
         let mut upstreams = HashMap::new();
         for registry in registries {
             let upstream = Upstream::new(Arc::clone(registry)).map_err(|error| (registry.name.to_string(), error))?;
             upstreams.insert(registry.name.slug().to_owned(), Arc::new(upstream));
         }
+        let pinned =
+            pinned.iter().map(|(registry, repository, reference)| pin::Key::of(registry, repository, reference));
         Ok(Puller {
+            counts: BlobCounts::default(),
+            pins: pin::Pins::open(&cache, pinned.collect()),
             cache,
             links: Arc::new(links),
             fillers: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(FILLER_REMEMBERED).build(),
@@ -85,8 +99,20 @@ impl Puller {
         &self.cache
     }
 
+    /// How blobs were answered.
+    pub fn blob_counts(&self) -> &BlobCounts {
+        &self.counts
+    }
+
+    /// What was asked of each registry's upstream and what came back, in no
+    /// order.
+    pub fn traffic(&self) -> impl Iterator<Item = (&Arc<Registry>, &Arc<Traffic>)> {
+        self.upstreams.values().map(|upstream| (upstream.registry(), upstream.traffic()))
+    }
+
     /// Finishes what is on its way to disk.
     pub async fn close(&self) {
+        self.pins.close().await;
         self.cache.close().await;
         self.links.close();
     }

@@ -11,7 +11,7 @@
 
 use std::sync::Arc;
 
-use super::{HostPort, Kind, Registry};
+use super::{HostPort, Kind, Registry, RegistryName};
 use crate::oci::Repository;
 
 /// The address part of a request: everything that may say which registry is
@@ -136,7 +136,22 @@ impl Directory {
         self.relative(default, name)
     }
 
-    fn by_name(&self, component: &str) -> Option<&Arc<Registry>> {
+    /// `name` within the registry that is called `registry`.
+    ///
+    /// # Errors
+    /// When there is none, or the name is not its.
+    pub fn within(&self, registry: &str, name: &Repository) -> Result<Resolved, DirectoryError> {
+        self.relative(self.by_name(registry).ok_or(DirectoryError::Unknown)?, name)
+    }
+
+    /// The registry of that name, in either of its forms.
+    pub fn called(&self, name: &str) -> Option<&Arc<Registry>> {
+        let name: RegistryName = name.parse().ok()?;
+        self.registries.iter().find(|registry| registry.name == name)
+    }
+
+    /// The registry whose name stands in an address as `component`.
+    pub fn by_name(&self, component: &str) -> Option<&Arc<Registry>> {
         self.registries.iter().find(|registry| registry.name.matches(component))
     }
 

@@ -98,4 +98,11 @@ impl Registry {
     pub fn covers(&self, repository: &Repository) -> bool {
         self.prefix.as_ref().is_none_or(|prefix| repository.strip_prefix(prefix).is_some())
     }
+
+    /// `repository` (its full upstream name) as it stands behind this
+    /// registry's name in an address.
+    pub fn relative(&self, repository: &Repository) -> Repository {
+        let inner = self.prefix.as_ref().and_then(|prefix| repository.strip_prefix(prefix));
+        inner.unwrap_or_else(|| repository.clone())
+    }
 }

@@ -121,7 +121,7 @@ impl Shared {
         &self,
         request: Request<Incoming>,
         peer: &Peer,
-    ) -> Result<http::Response<crate::api::Body>, Infallible> {
+    ) -> Result<http::Response<crate::api::Counted>, Infallible> {
         Ok(self.api.handle(&request.into_parts().0, peer).await)
     }
 }

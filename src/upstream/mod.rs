@@ -13,10 +13,12 @@ mod registry;
 mod send;
 mod tls;
 mod token;
+mod traffic;
 mod transfer;
 
 pub use egress::is_public;
 pub use error::{Error, Result};
 pub use registry::{ManifestAnswer, Page, Upstream};
 pub use tls::TlsError;
+pub use traffic::Traffic;
 pub use transfer::{BlobAnswer, BlobBody};

@@ -20,6 +20,7 @@ use super::error::{Error, Result};
 use super::send::{Answer, Ask, Sender, collect};
 use super::tls::{TlsError, client_config};
 use super::token::{Scheme, Tokens};
+use super::traffic::Traffic;
 use crate::oci::{Digest, MediaType, Reference, Repository};
 use crate::registry::{Kind, Origin, Registry};
 
@@ -87,6 +88,11 @@ impl Upstream {
         &self.registry
     }
 
+    /// What was asked of it and what came back.
+    pub fn traffic(&self) -> &Arc<Traffic> {
+        &self.sender.traffic
+    }
+
     /// Asks for a manifest. `accept` is the client's own where it wants what
     /// nobody else does; otherwise every known type is asked for.
     ///
@@ -112,6 +118,7 @@ impl Upstream {
         let length = header(CONTENT_LENGTH.as_str()).and_then(|text| text.parse().ok());
         let origin = answer.origin;
         let bytes = if is_head { Bytes::new() } else { collect(answer.response, &origin, MAX_MANIFEST).await? };
+        self.traffic().received(bytes.len());
         Ok(ManifestAnswer { bytes, media_type, digest, length, origin })
     }
 
@@ -171,6 +178,7 @@ impl Upstream {
         });
         let origin = answer.origin;
         let bytes = collect(answer.response, &origin, MAX_MANIFEST).await?;
+        self.traffic().received(bytes.len());
         Ok(Page { bytes, next, filtered, origin })
     }
 

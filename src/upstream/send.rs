@@ -3,6 +3,7 @@
 //! Every outbound request of the program is made by [`Sender::send`], behind
 //! [`Egress::check`]. Only what is named here leaves: no client header does.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,6 +19,7 @@ use url::Url;
 use super::connect::Connector;
 use super::egress::{Egress, Purpose};
 use super::error::{Error, Result};
+use super::traffic::Traffic;
 use crate::registry::{Origin, Registry};
 
 const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
@@ -30,6 +32,7 @@ const TRANSFER_BUFFER: usize = 1 << 20;
 
 /// Sends the requests of one registry.
 pub(super) struct Sender {
+    pub(super) traffic: Arc<Traffic>,
     egress: Egress,
     /// Tokens, manifests, lists: small answers.
     control: Client<Connector, Full<Bytes>>,
@@ -68,7 +71,7 @@ impl Sender {
             .http1_max_headers(100);
         let control = builder.clone().http1_max_buf_size(256 * 1024).build(connector.clone());
         let transfer = builder.http1_read_buf_exact_size(TRANSFER_BUFFER).build(connector);
-        Sender { egress, control, transfer }
+        Sender { traffic: Arc::default(), egress, control, transfer }
     }
 
     /// Sends one request; redirects are given back as they are.
@@ -97,7 +100,11 @@ impl Sender {
             set(CONTENT_TYPE, &Some(HeaderValue::from_static("application/x-www-form-urlencoded")));
         }
         let client = if ask.is_transfer { &self.transfer } else { &self.control };
-        match timeout(FIRST_BYTE_TIMEOUT, client.request(request)).await {
+        let answer = timeout(FIRST_BYTE_TIMEOUT, client.request(request)).await;
+        let status =
+            answer.as_ref().ok().and_then(|answer| answer.as_ref().ok()).map(|answer| answer.status().as_u16());
+        self.traffic.answered(purpose, status);
+        match answer {
             Err(_) => Err(Error::Timeout { origin, limit: FIRST_BYTE_TIMEOUT }),
             Ok(Err(error)) => {
                 Err(own_error(&error).unwrap_or_else(|| Error::Unreachable { cause: root_cause(&error), origin }))

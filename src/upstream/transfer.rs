@@ -1,6 +1,7 @@
 //! Blobs: an authorised stream at an offset.
 
 use std::pin::Pin;
+use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use bytes::Bytes;
@@ -14,6 +15,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::error::{Error, Result};
 use super::registry::Upstream;
 use super::send::{Ask, root_cause};
+use super::traffic::Traffic;
 use crate::oci::{Digest, Repository};
 use crate::registry::Origin;
 
@@ -42,7 +44,7 @@ impl Upstream {
         offset: u64,
         until: Option<u64>,
     ) -> Result<BlobAnswer> {
-        let permit = std::sync::Arc::clone(&self.permits).acquire_owned().await.ok();
+        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
         let range = match until {
             Some(until) => HeaderValue::from_str(&format!("bytes={offset}-{}", until.saturating_sub(1))).ok(),
             None if offset > 0 => HeaderValue::from_str(&format!("bytes={offset}-")).ok(),
@@ -73,7 +75,8 @@ impl Upstream {
             }
             other => return Err(Error::Status { origin: answer.origin.clone(), status: other.as_u16() }),
         };
-        let body = BlobBody { body: answer.response.into_body(), origin: answer.origin, _permit: permit };
+        let traffic = Arc::clone(self.traffic());
+        let body = BlobBody { body: answer.response.into_body(), origin: answer.origin, traffic, _permit: permit };
         Ok(BlobAnswer { total, start, body })
     }
 
@@ -113,6 +116,7 @@ fn content_range(text: &str) -> Option<(u64, u64, u64)> {
 pub struct BlobBody {
     body: Incoming,
     origin: Origin,
+    traffic: Arc<Traffic>,
     _permit: Option<OwnedSemaphorePermit>,
 }
 
@@ -130,6 +134,7 @@ impl Stream for BlobBody {
                 Some(Ok(frame)) => {
                     // Trailers are nothing to us.
                     if let Ok(bytes) = frame.into_data() {
+                        self.traffic.received(bytes.len());
                         return Poll::Ready(Some(Ok(bytes)));
                     }
                 }

@@ -211,6 +211,8 @@ fn a_variable_overrides_its_key() {
         ("TRANSSHIP_ADMIN_LISTEN", "127.0.0.1:3"),
         ("TRANSSHIP_CACHE_DIR", "/var/cache/elsewhere"),
         ("TRANSSHIP_CACHE_TAG_TTL", "5s"),
+        ("TRANSSHIP_CACHE_PIN", "docker-hub/alpine:3.20, Docker-Hub/team/app"),
+        ("TRANSSHIP_ADMIN_URL", "is for the commands that talk to a proxy"),
         ("TRANSSHIP_LIMITS_MAX_FILLS", "7"),
         ("TRANSSHIP_LOG_FORMAT", "json"),
         ("TRANSSHIP_CONFIG", "is not a key of a section"),
@@ -222,6 +224,8 @@ fn a_variable_overrides_its_key() {
     assert_eq!(settings.cache.dir, Path::new("/var/cache/elsewhere"));
     assert_eq!(settings.registries[0].tag_ttl.as_secs(), 5);
     assert_eq!(settings.cache.max_fills, 7);
+    let pins: Vec<_> = settings.pins.iter().map(ToString::to_string).collect();
+    assert_eq!(pins, ["docker-hub/alpine:3.20", "Docker-Hub/team/app:latest"]);
     assert!(matches!(settings.log.format, crate::telemetry::LogFormat::Json));
 }
 

@@ -21,7 +21,12 @@ pub(super) fn one(text: &str, (line, column): (usize, usize), piece: &str, help:
 fn what_is_wrong_in_the_tables_of_the_proxy_is_told_with_its_place() {
     for (text, place, piece, help) in [
         ("[server]\nlisen = 1", (2, 1), "[server] has no key `lisen`", "did you mean `listen`?"),
-        ("[server]\nzzzzzzzzzz = 1", (2, 1), "has no key `zzzzzzzzzz`", "known here: expose_private, listen, ping"),
+        (
+            "[server]\nzzzzzzzzzz = 1",
+            (2, 1),
+            "has no key `zzzzzzzzzz`",
+            "known here: body, expose_private, listen, ping",
+        ),
         ("[sever]\n", (1, 2), "the file has no key `sever`", "did you mean `server`?"),
         ("server = 5", (1, 10), "[server] has to be a table", ""),
         ("[server]\nlisten = 5", (2, 10), "`listen` has to be text or a list of texts", ""),
@@ -44,6 +49,14 @@ fn what_is_wrong_in_the_tables_of_the_proxy_is_told_with_its_place() {
         ("[cache]\ntag_ttl = 60", (2, 11), "`60` is no duration", ""),
         ("[cache]\ndurability = \"maybe\"", (2, 14), "it is \"sync\" or \"lazy\"", ""),
         ("[cache]\npolicy = \"fifo\"", (2, 10), "it is \"s3-fifo\" or \"lru\"", ""),
+        ("[cache]\npin = \"alpine\"", (2, 7), "`alpine` is no image of a registry; write it as `registry/repo", ""),
+        ("[cache]\npin = [\"docker-hub/a\", 5]", (2, 24), "`pin` has to be text or a list of texts", ""),
+        (
+            "[cache]\npin = [\"docker-hup/a\"]",
+            (2, 8),
+            "there is no registry `docker-hup`",
+            "did you mean `docker-hub`?",
+        ),
         ("[limits]\nmax_connections = 0", (2, 19), "`0` is no positive number", ""),
         ("[limits]\nmax_streams = 5000000000", (2, 15), "`5000000000` is too many", ""),
         ("[limits]\nmax_uri_bytes = \"0KiB\"", (2, 17), "`0` is no positive number", ""),
