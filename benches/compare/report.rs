@@ -28,7 +28,7 @@ pub(crate) fn markdown(record: &Record) -> String {
          This build and others, on the same data, in interleaved rounds (A B C, C B A, …); \
          [benches/](../../benches/README.md) measures and writes this page. \
          Every figure is the median of the rounds, every ratio the median of the ratios of each round.\n\n\
-         {}, {} cores, Linux {}, congestion control of loopback: {}.\n\n![Figures relative to nginx](overview.svg)\n\n",
+         {}, {} cores, Linux {}, congestion control of loopback: {}.\n\n![The first figure of each question, one bar per server](overview.svg)\n\n",
         machine.processor, machine.cores, machine.kernel, machine.congestion_control
     );
     text += "| server | version |\n|---|---|\n";

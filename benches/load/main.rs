@@ -67,8 +67,8 @@ enum What {
 }
 
 fn main() -> ExitCode {
-    // `cargo test --benches` runs it too, with nothing to do.
-    if std::env::args_os().len() == 1 {
+    // `cargo bench` and `cargo test --benches` run it too, with nothing to do.
+    if std::env::args_os().skip(1).all(|argument| argument == "--bench") {
         println!("load: nothing to do; see `cargo bench --bench load -- --help`");
         return ExitCode::SUCCESS;
     }

@@ -21,7 +21,7 @@ const SPREAD: Metric = Metric { key: "slowest_to_fastest", title: "slowest / fas
 const RESIDENT: Metric = Metric { key: "resident_mb", title: "resident memory, MB" };
 
 const SERVERS: &[Kind] = &[Kind::Transship, Kind::NginxCache, Kind::DockerRegistry, Kind::Drayage];
-const METRICS: &[Metric] = &[UPSTREAM, FIRST, LATEST, LAST, SPREAD, THROUGHPUT, ANONYMOUS, RESIDENT];
+const METRICS: &[Metric] = &[THROUGHPUT, FIRST, LATEST, LAST, SPREAD, UPSTREAM, ANONYMOUS, RESIDENT];
 
 pub(super) fn questions() -> Vec<Question> {
     vec![
