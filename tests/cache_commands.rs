@@ -186,7 +186,10 @@ fn a_pinned_image_stays_under_pressure_until_it_is_unpinned() {
     pull(&proxy, "app", &layers[0]);
     proxy.wait_for_blobs(1);
     let said = cache(&proxy, &["pin", "sample/app:1"]);
-    said.says(&[&format!("pinned sample/app:1 {}", sha256(&manifest)), "of 4 blobs stored; the others stay once"]);
+    said.says(&[
+        &format!("pinned sample/app:1 {}", sha256(&manifest)),
+        "of 4 blobs stored so far; the others stay once",
+    ]);
     pull(&proxy, "app", &layers[1]);
     proxy.wait_for_blobs(3);
     let press = |proxy: &Proxy, seeds: std::ops::Range<u64>| {

@@ -1,11 +1,11 @@
 //! The admin listener: health, readiness, metrics, and an API for whoever
 //! looks after the proxy. Never on the data listener.
 //!
-//! * [`guard`]: keeps web pages out of the API
-//! * [`cache`]: what is stored
-//! * [`pins`]: what stays
-//! * [`readings`]: metrics of the layers below
-//! * [`document`]: the documents of the API
+//! * `guard`: keeps web pages out of the API
+//! * `cache`: what is stored
+//! * `pins`: what stays
+//! * `readings`: metrics of the layers below
+//! * `document`: the documents of the API
 
 mod cache;
 pub mod document;

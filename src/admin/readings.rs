@@ -71,15 +71,20 @@ struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {
     fn counters(&mut self, name: &str, help: &str, fill: impl FnOnce(&mut Add<'_>) -> fmt::Result) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, help, None, MetricType::Counter)?;
+        let mut family = self.0.encode_descriptor(name, &sentence(help), None, MetricType::Counter)?;
         fill(&mut |labels, value| ConstCounter::new(value).encode(family.encode_family(&labels)?))
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        ConstCounter::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Counter)?)
+        ConstCounter::new(value).encode(self.0.encode_descriptor(name, &sentence(help), None, MetricType::Counter)?)
     }
 
     fn gauge(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {
-        ConstGauge::new(value).encode(self.0.encode_descriptor(name, help, None, MetricType::Gauge)?)
+        ConstGauge::new(value).encode(self.0.encode_descriptor(name, &sentence(help), None, MetricType::Gauge)?)
     }
+}
+
+/// As the metrics that are registered end.
+fn sentence(help: &str) -> String {
+    format!("{help}.")
 }

@@ -57,7 +57,7 @@ fn said(pin: &PinEntry) {
     println!("pinned {} {}", pin.image, pin.digest.as_deref().unwrap_or_default());
     let missing = pin.blobs.saturating_sub(pin.stored_blobs);
     if missing > 0 {
-        println!("{} of {} stored; the others stay once they are pulled", pin.stored_blobs, blobs(pin.blobs));
+        println!("{} of {} stored so far; the others stay once they are", pin.stored_blobs, blobs(pin.blobs));
     }
 }
 

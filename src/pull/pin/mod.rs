@@ -7,9 +7,9 @@
 //! are kept once they come. Nothing is pulled for a pin but its manifest, and a
 //! pin gives nobody permission: it only stops eviction.
 //!
-//! * [`image`]: how an operator writes an image
-//! * [`pins`]: the pins, and what each keeps
-//! * [`file`]: their file in the cache directory
+//! * `image`: how an operator writes an image
+//! * `pins`: the pins, and what each keeps
+//! * `file`: their file in the cache directory
 
 mod file;
 mod image;
