@@ -14,6 +14,7 @@ mod questions;
 mod record;
 mod report;
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -123,13 +124,20 @@ fn compare(arguments: &Arguments) -> io::Result<()> {
             Ok(answer) => {
                 answers.retain(|earlier| earlier.name != answer.name);
                 answers.push(answer);
+                answers.sort_by_key(|answer| all.iter().position(|question| question.name == answer.name));
+                // Each at once: a run that is cut short loses only the rest.
+                let record = Record { machine: machine.clone(), versions: versions(), answers: answers.clone() };
+                write(&arguments.output, &record)?;
             }
             Err(error) => eprintln!("{}: {error}", question.name),
         }
     }
-    answers.sort_by_key(|answer| all.iter().position(|question| question.name == answer.name));
-    let versions = Kind::ALL.iter().filter_map(|kind| Some((kind.name().to_owned(), kind.version()?))).collect();
-    write(&arguments.output, &Record { machine, versions, answers })
+    println!("{}", fs::read_to_string(arguments.output.join("README.md")).unwrap_or_default());
+    Ok(())
+}
+
+fn versions() -> BTreeMap<String, String> {
+    Kind::ALL.iter().filter_map(|kind| Some((kind.name().to_owned(), kind.version()?))).collect()
 }
 
 fn write(directory: &Path, record: &Record) -> io::Result<()> {
@@ -138,9 +146,7 @@ fn write(directory: &Path, record: &Record) -> io::Result<()> {
     json.push(b'\n');
     fs::write(directory.join("results.json"), json)?;
     fs::write(directory.join("overview.svg"), plot::svg(record))?;
-    let report = report::markdown(record);
-    println!("{report}");
-    fs::write(directory.join("README.md"), report)
+    fs::write(directory.join("README.md"), report::markdown(record))
 }
 
 fn machine() -> io::Result<Machine> {

@@ -5,7 +5,10 @@
 
 use std::io;
 use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::path::Path;
 use std::process::{Command, ExitStatus, Stdio};
+
+use super::servers::contained;
 
 /// Set in the process that runs inside.
 const INSIDE: &str = "TRANSSHIP_BENCH_NETNS";
@@ -29,7 +32,8 @@ pub(crate) fn enter() -> Option<io::Result<ExitStatus>> {
     }
     let status = ready.then(|| {
         let this = std::env::current_exe()?;
-        let mut command = Command::new("ip");
+        // Ends with this process, and its servers with it.
+        let mut command = contained(Path::new("ip"), false);
         command.args(["netns", "exec", &name]).arg(this).args(std::env::args_os().skip(1)).env(INSIDE, "1");
         command.status()
     });
