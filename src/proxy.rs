@@ -99,6 +99,7 @@ impl Proxy {
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
         let admin = Admin::new(metrics, Arc::clone(&puller), directory);
         if puller.cache().is_writer() {
+            tasks.spawn(Arc::clone(&puller).keep_quotas(stopping.clone()));
             let (puller, stopping) = (Arc::clone(&puller), stopping.clone());
             tasks.spawn(async move { puller.look_up_pins(stopping).await });
         }

@@ -310,3 +310,28 @@ fn f16_without_file_handles_it_refuses_some_and_recovers() {
         pull(&proxy, &upstream.blob("app", &noise(10 + n, MIB)));
     }
 }
+
+#[test]
+fn a_registry_keeps_to_its_quota_and_takes_nothing_from_others() {
+    let upstream = Upstream::start();
+    let proxy = Setup::new()
+        .registry("small", &upstream, "default = true\nquota = \"40MiB\"")
+        .registry("large", &upstream, "")
+        .start();
+    let (shared, own) = (upstream.blob("app", &noise(50, 8 * MIB)), upstream.blob("app", &noise(51, 8 * MIB)));
+    for digest in [&shared, &own] {
+        proxy.get(&format!("/v2/large/app/blobs/{digest}")).assert_content(digest);
+    }
+    pull(&proxy, &shared);
+    for n in 0..6 {
+        pull(&proxy, &upstream.blob("app", &noise(n, 8 * MIB)));
+    }
+    // 56 MiB are the small one's, 8 of them the large one's too.
+    assert!(eventually(|| stored(&proxy) <= 56 * MIB as u64), "{}", stored(&proxy));
+    upstream.forget();
+    for digest in [&shared, &own] {
+        proxy.get(&format!("/v2/large/app/blobs/{digest}")).assert_content(digest);
+    }
+    assert_eq!(upstream.connections(), 0);
+    proxy.assert_cache_is_sound();
+}

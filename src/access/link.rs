@@ -9,6 +9,7 @@
 //! Links are kept on disk; losing them costs one HEAD each, nothing else.
 
 use std::collections::HashSet;
+use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -41,6 +42,13 @@ pub struct Link {
 }
 
 impl Link {
+    /// When upstream said so, in seconds since the epoch.
+    pub fn seen_at(&self) -> u64 {
+        self.seen_at
+    }
+}
+
+impl Link {
     /// Whether it still says what `registry`'s credential may read.
     pub fn holds_for(&self, registry: &Registry) -> bool {
         let lifetime = if registry.credential.is_anonymous() { LIFETIME.0 } else { LIFETIME.1 };
@@ -50,6 +58,8 @@ impl Link {
 }
 
 type Key = Arc<str>;
+/// A link to write, or one to remove.
+type Change = (Key, Option<Link>);
 
 /// All links of this process.
 pub struct Links {
@@ -59,7 +69,7 @@ pub struct Links {
 
 struct Stored {
     database: Arc<Database>,
-    queue: Mutex<Option<Sender<(Key, Link)>>>,
+    queue: Mutex<Option<Sender<Change>>>,
     writer: Mutex<Option<JoinHandle<()>>>,
 }
 
@@ -91,9 +101,9 @@ impl Links {
     /// The link of `digest` through (registry, repository), if it still holds.
     pub fn get(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
         let key = key(registry, repository, digest);
-        let link = self.recent.get(&key).or_else(|| {
+        let link = self.recent.get(key.as_str()).or_else(|| {
             let link = self.stored.as_ref()?.read(&key)?;
-            self.recent.insert(Arc::clone(&key), link.clone());
+            self.recent.insert(key.as_str().into(), link.clone());
             Some(link)
         })?;
         link.holds_for(registry).then_some(link)
@@ -142,15 +152,26 @@ impl Links {
         media_type: Option<&MediaType>,
         size: Option<u64>,
     ) {
-        let key = key(registry, repository, digest);
+        let key: Key = key(registry, repository, digest).into();
         let link = Link { seen_at: now(), media_type: media_type.cloned(), size };
         if let Some(stored) = &self.stored
             && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
         {
             // Without the writer there is the memory.
-            let _ = queue.send((Arc::clone(&key), link.clone()));
+            let _ = queue.send((Arc::clone(&key), Some(link.clone())));
         }
         self.recent.insert(key, link);
+    }
+
+    /// Forgets a link: upstream is asked again.
+    pub fn remove(&self, registry: &Registry, repository: &Repository, digest: &Digest) {
+        let key: Key = key(registry, repository, digest).into();
+        self.recent.invalidate(&key);
+        if let Some(stored) = &self.stored
+            && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        {
+            let _ = queue.send((key, None));
+        }
     }
 
     /// Writes what is not written yet.
@@ -201,7 +222,7 @@ fn link((seen_at, size, media_type): (u64, Option<u64>, &str)) -> Link {
 }
 
 /// Commits in batches until the queue is closed.
-fn write_all(database: &Database, queue: &Receiver<(Key, Link)>) {
+fn write_all(database: &Database, queue: &Receiver<Change>) {
     while let Ok(first) = queue.recv() {
         let mut batch = vec![first];
         let until = std::time::Instant::now() + COMMIT_EVERY;
@@ -219,11 +240,15 @@ fn write_all(database: &Database, queue: &Receiver<(Key, Link)>) {
     }
 }
 
-fn commit(database: &Database, batch: &[(Key, Link)]) -> Result<(), redb::Error> {
+fn commit(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
     {
         let mut table = transaction.open_table(TABLE)?;
         for (key, link) in batch {
+            let Some(link) = link else {
+                table.remove(&**key)?;
+                continue;
+            };
             let media_type = link.media_type.as_ref().map_or("", MediaType::as_str);
             table.insert(&**key, (link.seen_at, link.size, media_type))?;
         }
@@ -233,8 +258,14 @@ fn commit(database: &Database, batch: &[(Key, Link)]) -> Result<(), redb::Error>
 }
 
 /// No part can contain a blank, so no two keys run into each other.
-fn key(registry: &Registry, repository: &Repository, digest: &Digest) -> Key {
-    format!("{} {repository} {digest}", registry.name.slug()).into()
+fn key(registry: &Registry, repository: &Repository, digest: &Digest) -> String {
+    let mut key = String::with_capacity(256);
+    for part in [registry.name.slug(), " ", repository.as_str(), " "] {
+        key.push_str(part);
+    }
+    // Writing to a string does not fail.
+    let _ = write!(key, "{digest}");
+    key
 }
 
 /// The parts that [`key`] was made of.

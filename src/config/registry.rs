@@ -126,14 +126,13 @@ pub(super) fn read(
     let tag_ttl = section.read("tag_ttl", units::duration).unwrap_or(tag_ttl);
     let name_place = section.place_of("name");
     let url_place = section.place_of("url");
-    for (key, issue) in [("proxy", "outbound proxies"), ("quota", "quotas")] {
-        if let Some(found) = section.value(key) {
-            problems.add(
-                &found.place,
-                format!("{owner}: {issue} are not supported by this version"),
-                format!("remove `{key}`"),
-            );
-        }
+    let quota = section.read("quota", units::size);
+    if let Some(found) = section.value("proxy") {
+        problems.add(
+            &found.place,
+            format!("{owner}: outbound proxies are not supported by this version"),
+            "remove `proxy`".to_owned(),
+        );
     }
     section.also_knows(COMMON.iter().copied());
     section.finish(|key| explain_field(kind, key));
@@ -173,6 +172,7 @@ pub(super) fn read(
             max_connections,
         },
         tag_ttl,
+        quota,
     };
     Some(Parsed { registry, name_place, default_place: default.map(|flag| flag.place), access_place })
 }

@@ -13,6 +13,7 @@ mod list;
 mod manifest;
 mod passthrough;
 mod pin;
+mod quota;
 
 pub use blob::{BlobBody, BlobHead, BlobReply};
 pub use counts::BlobCounts;

@@ -109,13 +109,15 @@ impl Directory {
                 None => self.at_host(&segment.parse().map_err(|_| DirectoryError::Unknown)?, name, granted),
             };
         }
-        if let Some((first, rest)) = name.split_first() {
-            if let Some(registry) = self.by_name(first) {
-                return self.relative(registry, &rest);
-            }
-            if HostPort::looks_like_host(first) {
-                return self.at_host(&first.parse().map_err(|_| DirectoryError::Unknown)?, &rest, granted);
-            }
+        let first = name.components().next().unwrap_or_default();
+        let registry = self.by_name(first);
+        if (registry.is_some() || HostPort::looks_like_host(first))
+            && let Some((first, rest)) = name.split_first()
+        {
+            return match registry {
+                Some(registry) => self.relative(registry, &rest),
+                None => self.at_host(&first.parse().map_err(|_| DirectoryError::Unknown)?, &rest, granted),
+            };
         }
         if let Some(ns) = &hint.ns {
             let resolved = self.at_host(ns, name, granted)?;
@@ -246,6 +248,7 @@ mod tests {
             hosts: if name == "ghcr-public" { vec!["ghcr.proxy.example".parse().unwrap()] } else { vec![] },
             egress: EgressSettings::default(),
             tag_ttl: std::time::Duration::ZERO,
+            quota: None,
         }
     }
 

@@ -81,6 +81,8 @@ pub struct Registry {
     pub egress: EgressSettings,
     /// How long a tag may be answered from cache.
     pub tag_ttl: Duration,
+    /// Bytes of the cache that may be this registry's.
+    pub quota: Option<u64>,
 }
 
 impl Registry {

@@ -108,7 +108,7 @@ fn what_is_wrong_with_a_registry_is_told_with_its_place() {
         ("max_connections = 0", (5, 19), "`0` is no positive number", ""),
         ("tag_ttl = \"1w\"", (5, 11), "`1w` is no duration", ""),
         ("proxy = \"http://p\"", (5, 9), "registry `r`: outbound proxies are not supported", "remove `proxy`"),
-        ("quota = \"1GiB\"", (5, 9), "registry `r`: quotas are not supported", "remove `quota`"),
+        ("quota = \"much\"", (5, 9), "`much` is no size", ""),
         ("namespace = \"a//b\"", (5, 13), "registry `r`: ", ""),
         ("username = \"u\"", (1, 1), "a user name without a password is no credential", ""),
         ("[[registry]]\nkind = \"ghcr\"", (5, 1), "[[registry]] needs a `name`", "for example `name = "),

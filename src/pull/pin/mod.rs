@@ -100,7 +100,7 @@ impl Puller {
         repository: &Repository,
         reference: &Reference,
     ) -> Result<Option<Pin>> {
-        let manifest = self.manifest(registry, repository, reference, &Accept::Anything).await?;
+        let manifest = self.manifest(registry, repository, reference, || Accept::Anything).await?;
         let key = Key::of(registry, repository, reference);
         let written = self.pins.put(key.clone(), manifest.digest).await;
         written.map_err(|error| Error::Unavailable(format!("the pins cannot be written: {error}")))?;
@@ -130,7 +130,7 @@ impl Puller {
             for key in waiting {
                 let Some(upstream) = self.upstreams.get(key.registry.as_str()) else { continue };
                 let registry = Arc::clone(upstream.registry());
-                let asked = self.manifest(&registry, &key.repository, &key.reference, &Accept::Anything);
+                let asked = self.manifest(&registry, &key.repository, &key.reference, || Accept::Anything);
                 let answer = tokio::select! {
                     () = stopping.cancelled() => return,
                     answer = asked => answer,

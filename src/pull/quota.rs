@@ -1,0 +1,101 @@
+//! Quotas: how much of the cache may be one registry's.
+//!
+//! Looked at now and then, never on the way of a pull. A registry that has
+//! more than its quota loses what upstream was asked about longest ago: first
+//! the links, and with the last link of any registry the bytes.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::Puller;
+use crate::oci::{Digest, Repository};
+
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// A registry over its quota goes down to so many hundredths of it.
+const DOWN_TO: u64 = 95;
+
+/// One registry's claim to a stored blob.
+struct Claim {
+    registry: String,
+    repository: Repository,
+    seen_at: u64,
+}
+
+impl Puller {
+    /// Keeps the quotas until `stopping`; returns at once where there is none.
+    pub async fn keep_quotas(self: Arc<Self>, stopping: CancellationToken) {
+        if self.upstreams.values().all(|upstream| upstream.registry().quota.is_none()) {
+            return;
+        }
+        loop {
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            let puller = Arc::clone(&self);
+            let Ok(orphans) = tokio::task::spawn_blocking(move || puller.drop_links_over_quota()).await else { return };
+            for digest in orphans {
+                if let Err(error) = self.cache.remove(&digest).await {
+                    warn!(%digest, %error, "a blob over its registry's quota could not be removed");
+                }
+            }
+        }
+    }
+
+    /// Gives the blobs that nobody has a link to any more.
+    fn drop_links_over_quota(&self) -> Vec<Digest> {
+        let sizes: HashMap<Digest, u64> = self.cache.list().into_iter().collect();
+        let mut claims: HashMap<Digest, Vec<Claim>> = HashMap::new();
+        self.links.for_each(|registry, repository, digest, link| {
+            if let (true, Ok(repository)) = (sizes.contains_key(digest), repository.parse()) {
+                let claim = Claim { registry: registry.to_owned(), repository, seen_at: link.seen_at() };
+                claims.entry(*digest).or_default().push(claim);
+            }
+        });
+        let mut orphans = Vec::new();
+        for upstream in self.upstreams.values() {
+            let registry = upstream.registry();
+            let Some(quota) = registry.quota else { continue };
+            let mut own: Vec<(u64, Digest)> = claims
+                .iter()
+                .filter_map(|(digest, claims)| {
+                    let mine = claims.iter().filter(|claim| claim.registry == registry.name.slug());
+                    Some((mine.map(|claim| claim.seen_at).max()?, *digest))
+                })
+                .collect();
+            let size = |digest: &Digest| sizes.get(digest).copied().unwrap_or_default();
+            let mut bytes: u64 = own.iter().map(|(_, digest)| size(digest)).sum();
+            if bytes <= quota {
+                continue;
+            }
+            own.sort_unstable();
+            let before = bytes;
+            for (_, digest) in own {
+                if bytes <= quota / 100 * DOWN_TO {
+                    break;
+                }
+                if self.cache.is_pinned(&digest) {
+                    continue;
+                }
+                bytes -= size(&digest);
+                let Some(claims) = claims.get_mut(&digest) else { continue };
+                claims.retain(|claim| {
+                    let others = claim.registry != registry.name.slug();
+                    if !others {
+                        self.links.remove(registry, &claim.repository, &digest);
+                    }
+                    others
+                });
+                if claims.is_empty() {
+                    orphans.push(digest);
+                }
+            }
+            info!(registry = %registry.name, quota, before, after = bytes, "a registry was over its quota");
+        }
+        orphans
+    }
+}
