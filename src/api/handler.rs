@@ -84,14 +84,14 @@ impl Api {
     }
 
     async fn answer(&self, request: &Parts, peer: &Peer) -> Result<Response<Body>, Refusal> {
-        self.check_shape(request)?;
+        let host = self.check_shape(request)?;
         let raw_path = request.uri.path();
         let target = path::parse(raw_path)
             .map_err(|error| Box::new(response::error(error.status, error.code, error.message)))?;
         let query = query::parse(request.uri.query().unwrap_or_default())
             .map_err(|error| Box::new(response::error(400, error.code, error.message)))?;
         let Target { before_v2, endpoint } = target;
-        let hint = AddressHint { before_v2, ns: query.ns.clone(), host: host_of(request) };
+        let hint = AddressHint { before_v2, ns: query.ns.clone(), host };
         let principal = self.identify(&request.headers, peer).await?;
         let (name, unknown) = match &endpoint {
             Endpoint::Ping => return self.ping(&hint, &principal),
@@ -117,8 +117,9 @@ impl Api {
         }
     }
 
-    /// Refuses what is no plain GET or HEAD, before anything of it is used.
-    fn check_shape(&self, request: &Parts) -> Result<(), Refusal> {
+    /// Refuses what is no plain GET or HEAD, before anything of it is used;
+    /// gives the host it is for.
+    fn check_shape(&self, request: &Parts) -> Result<Option<HostPort>, Refusal> {
         let refuse = |response| Err(Box::new(response::close(response)));
         let bad = |message| refuse(response::error(400, ErrorCode::Unsupported, message));
         if request.method == Method::CONNECT {
@@ -127,20 +128,27 @@ impl Api {
         if request.uri.path_and_query().map_or(0, |target| target.as_str().len()) > self.max_uri_bytes {
             return refuse(response::error(414, ErrorCode::NameInvalid, "the request target is too long"));
         }
+        // HTTP/2 carries the host in the target, HTTP/1.1 in a header.
+        let mut host = None;
         if request.version < Version::HTTP_2 {
             if request.uri.authority().is_some() {
                 let message = "this is no forward proxy: ask for a path";
                 return refuse(response::error(421, ErrorCode::Unsupported, message));
             }
-            let hosts: Vec<_> = request.headers.get_all(HOST).iter().collect();
-            let sound = match hosts.as_slice() {
-                [] => request.version < Version::HTTP_11,
-                [host] => host.to_str().is_ok_and(|host| host.is_empty() || host.parse::<HostPort>().is_ok()),
-                _ => false,
+            let mut hosts = request.headers.get_all(HOST).iter();
+            let sound = match (hosts.next(), hosts.next()) {
+                (None, _) => request.version < Version::HTTP_11,
+                (Some(only), None) => only.to_str().is_ok_and(|text| {
+                    host = text.parse().ok();
+                    text.is_empty() || host.is_some()
+                }),
+                (Some(_), Some(_)) => false,
             };
             if !sound {
                 return bad("one valid Host header is required");
             }
+        } else if let Some(authority) = request.uri.authority() {
+            host = authority.as_str().parse().ok();
         }
         if !matches!(request.method, Method::GET | Method::HEAD) {
             let known = path::is_api(request.uri.path());
@@ -153,7 +161,7 @@ impl Api {
         let has_body = request.headers.contains_key(TRANSFER_ENCODING)
             || request.headers.get_all(CONTENT_LENGTH).iter().any(|value| value.as_bytes() != b"0")
             || request.headers.contains_key(EXPECT);
-        if has_body { bad("a request of this API has no body") } else { Ok(()) }
+        if has_body { bad("a request of this API has no body") } else { Ok(host) }
     }
 
     async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Principal, Refusal> {
@@ -217,12 +225,12 @@ impl Api {
         match endpoint {
             Endpoint::Ping => Ok(response::ping()),
             Endpoint::Manifest { reference, .. } => {
-                let accept = Accept::parse(headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()));
+                let accept = || Accept::parse(headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()));
                 if is_head {
-                    let head = self.puller.manifest_head(registry, repository, reference, &accept).await?;
+                    let head = self.puller.manifest_head(registry, repository, reference, accept).await?;
                     return Ok(response::manifest(&head.digest, &head.media_type, Body::Head(head.length)));
                 }
-                let found = self.puller.manifest(registry, repository, reference, &accept).await?;
+                let found = self.puller.manifest(registry, repository, reference, accept).await?;
                 if has_already(headers, &found.digest) {
                     return Ok(response::not_modified(&found.digest));
                 }
@@ -252,14 +260,6 @@ impl Api {
                 Ok(response::list(reply, "application/vnd.oci.image.index.v1+json", path))
             }
         }
-    }
-}
-
-/// HTTP/2 carries the host in the target, HTTP/1.1 in a header.
-fn host_of(request: &Parts) -> Option<HostPort> {
-    match request.uri.authority() {
-        Some(authority) => authority.as_str().parse().ok(),
-        None => request.headers.get(HOST)?.to_str().ok()?.parse().ok(),
     }
 }
 

@@ -3,6 +3,8 @@
 //! Read from the right, because a repository name may contain words like
 //! `manifests` and `blobs` itself.
 
+use std::borrow::Cow;
+
 use crate::oci::{Digest, ErrorCode, Reference, Repository};
 
 /// What a path asks for.
@@ -114,7 +116,10 @@ fn digest(text: &str) -> Result<Digest, PathError> {
 
 /// Only what a name, tag or digest can consist of passes; of percent-encoding
 /// only `%3A`, which some clients write for the colon of a digest.
-fn decode(raw: &str) -> Result<String, PathError> {
+fn decode(raw: &str) -> Result<Cow<'_, str>, PathError> {
+    if raw.bytes().all(is_plain) {
+        return Ok(Cow::Borrowed(raw));
+    }
     let bad = || refuse(400, ErrorCode::NameInvalid, "the path has characters that no name, tag or digest has");
     let mut path = String::with_capacity(raw.len());
     let mut rest = raw;
@@ -126,14 +131,18 @@ fn decode(raw: &str) -> Result<String, PathError> {
             }
             path.push(':');
             rest = rest.get(3..).unwrap_or_default();
-        } else if character.is_ascii_alphanumeric() || "._/:@+=-".contains(character) {
+        } else if u8::try_from(character).is_ok_and(is_plain) {
             path.push(character);
             rest = rest.get(1..).unwrap_or_default();
         } else {
             return bad();
         }
     }
-    Ok(path)
+    Ok(Cow::Owned(path))
+}
+
+fn is_plain(byte: u8) -> bool {
+    byte.is_ascii_alphanumeric() || b"._/:@+=-".contains(&byte)
 }
 
 #[cfg(test)]

@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK,
     RETRY_AFTER, WWW_AUTHENTICATE,
@@ -35,6 +36,20 @@ impl Builder {
     fn set(mut self, name: HeaderName, value: &str) -> Builder {
         if let Ok(value) = HeaderValue::from_str(value) {
             self.0.headers_mut().insert(name, value);
+        }
+        self
+    }
+
+    /// Says which content it is.
+    fn named(mut self, digest: &Digest) -> Builder {
+        // The digest stands in its own entity tag: one text for both.
+        let tag = Bytes::from(etag(digest));
+        let text = tag.slice(1..tag.len() - 1);
+        let headers = self.0.headers_mut();
+        for (name, value) in [(CONTENT_DIGEST, text), (ETAG, tag)] {
+            if let Ok(value) = HeaderValue::from_maybe_shared(value) {
+                headers.insert(name, value);
+            }
         }
         self
     }
@@ -86,8 +101,7 @@ pub(super) fn manifest(digest: &Digest, media_type: &MediaType, body: Body) -> R
     Builder::new(200, body)
         .set(CONTENT_TYPE, media_type.as_str())
         .set(CONTENT_LENGTH, &length.to_string())
-        .set(CONTENT_DIGEST, &digest.to_string())
-        .set(ETAG, &etag(digest))
+        .named(digest)
         .done()
 }
 
@@ -114,8 +128,7 @@ fn blob_headers(builder: Builder, digest: &Digest, length: Option<u64>) -> Build
     let builder = builder
         .set(CONTENT_TYPE, "application/octet-stream")
         .set(ACCEPT_RANGES, "bytes")
-        .set(CONTENT_DIGEST, &digest.to_string())
-        .set(ETAG, &etag(digest))
+        .named(digest)
         .set(CACHE_CONTROL, "private, max-age=31536000, immutable");
     match length {
         Some(length) => builder.set(CONTENT_LENGTH, &length.to_string()),
@@ -125,7 +138,7 @@ fn blob_headers(builder: Builder, digest: &Digest, length: Option<u64>) -> Build
 
 /// The client has it already.
 pub(super) fn not_modified(digest: &Digest) -> Response<Body> {
-    Builder::new(304, Body::Empty).set(ETAG, &etag(digest)).set(CONTENT_DIGEST, &digest.to_string()).done()
+    Builder::new(304, Body::Empty).named(digest).done()
 }
 
 /// The entity tag of content is its digest.

@@ -64,7 +64,7 @@ impl Puller {
         registry: &Arc<Registry>,
         repository: &Repository,
         reference: &Reference,
-        accept: &Accept,
+        accept: impl Fn() -> Accept + Send + Sync,
     ) -> Result<Manifest> {
         if let Reference::Digest(digest) = reference
             && let Some(cached) = self.cached_manifest(registry, repository, digest).await
@@ -74,12 +74,13 @@ impl Puller {
         }
         let manifest = self.fetch_manifest(registry, repository, reference, None).await?;
         self.pins.passed(registry, repository, reference, &manifest.digest);
+        let accept = accept();
         if accept.allows(&manifest.media_type) {
             return Ok(manifest);
         }
         // A client of old that lists its types may be given another
         // representation by upstream; that one is for it alone.
-        match accept_header(accept) {
+        match accept_header(&accept) {
             Some(own) => self.fetch_manifest(registry, repository, reference, Some(own)).await,
             None => Ok(manifest),
         }
@@ -95,7 +96,7 @@ impl Puller {
         registry: &Arc<Registry>,
         repository: &Repository,
         reference: &Reference,
-        accept: &Accept,
+        accept: impl Fn() -> Accept + Send + Sync,
     ) -> Result<ManifestHead> {
         if let Reference::Digest(digest) = reference
             && let Some(cached) = self.cached_manifest(registry, repository, digest).await
@@ -112,7 +113,7 @@ impl Puller {
         });
         match head {
             // A digest that contradicts the question is for GET to refuse.
-            Some(head) if accept.allows(&head.media_type) && !contradicts(reference, &head.digest) => Ok(head),
+            Some(head) if accept().allows(&head.media_type) && !contradicts(reference, &head.digest) => Ok(head),
             _ => Ok(ManifestHead::from(&self.manifest(registry, repository, reference, accept).await?)),
         }
     }

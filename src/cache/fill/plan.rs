@@ -13,6 +13,8 @@ use crate::oci::ByteRange;
 
 /// What a helper takes at a time.
 pub(super) const SEGMENT: u64 = 8 << 20;
+/// What is left is shared out in at least so many parts.
+const LAST_SEGMENTS: u64 = 16;
 /// Parts begin at multiples of this.
 const GRAIN: u64 = 1 << 20;
 
@@ -109,7 +111,10 @@ impl Plan {
             return None;
         }
         let next = self.taken.range(start..).next().map_or(self.total, |(next, _)| *next);
-        let end = (start + SEGMENT).min(next);
+        // Smaller ones towards the end, so that all are done at about the same
+        // time.
+        let len = ((self.total - start) / LAST_SEGMENTS).clamp(2 * GRAIN, SEGMENT).next_multiple_of(GRAIN);
+        let end = (start + len).min(next);
         self.taken.insert(start, end);
         Some(ByteRange { start, end })
     }
@@ -136,7 +141,7 @@ mod tests {
 
     #[test]
     fn helpers_take_segments_in_order_ahead_of_the_head() {
-        let (mut plan, demand) = (Plan::new(100 * MIB, 0), Demand::default());
+        let (mut plan, demand) = (Plan::new(1000 * MIB, 0), Demand::default());
         plan.advance_head(MIB / 2);
         assert_eq!(plan.take(&demand), Some(range(9 * MIB, 17 * MIB)));
         assert_eq!(plan.take(&demand), Some(range(17 * MIB, 25 * MIB)));
@@ -145,7 +150,7 @@ mod tests {
 
     #[test]
     fn what_is_wanted_comes_first_and_only_as_much_of_it() {
-        let (mut plan, demand) = (Plan::new(100 * MIB, 0), Demand::default());
+        let (mut plan, demand) = (Plan::new(1000 * MIB, 0), Demand::default());
         demand.ask(range(50 * MIB + 5, 60 * MIB));
         assert_eq!(plan.take(&demand), Some(range(50 * MIB, 58 * MIB)));
         assert_eq!(plan.take(&demand), Some(range(58 * MIB, 66 * MIB)));
@@ -154,14 +159,14 @@ mod tests {
 
     #[test]
     fn what_is_given_back_is_taken_again() {
-        let (mut plan, demand) = (Plan::new(100 * MIB, 0), Demand::default());
+        let (mut plan, demand) = (Plan::new(1000 * MIB, 0), Demand::default());
         let part = plan.take(&demand).unwrap();
         plan.give_back(part, part.start + 5);
         assert_eq!(plan.take(&demand), Some(range(part.start + 5, part.start + 5 + 8 * MIB)));
-        let mut plan = Plan::new(100 * MIB, 0);
+        let mut plan = Plan::new(1000 * MIB, 0);
         let part = plan.take(&demand).unwrap();
         plan.give_back(part, part.start);
-        assert_eq!(plan.head_limit(), 100 * MIB);
+        assert_eq!(plan.head_limit(), 1000 * MIB);
     }
 
     proptest! {

@@ -26,7 +26,7 @@ use crate::oci::ByteRange;
 /// waits for their end.
 const SPLIT_AT: u64 = 32 << 20;
 /// How often the pace is looked at, and whether anybody follows still.
-const TICK: Duration = Duration::from_millis(100);
+const TICK: Duration = Duration::from_millis(50);
 /// An abandoned fill goes on for this long in any case.
 const ABANDONED_GRACE: Duration = Duration::from_secs(30);
 /// An abandoned fill with no more than this left is finished all the same.
@@ -64,6 +64,8 @@ pub(super) struct Transfer<'a> {
     ranges: watch::Sender<Ranges>,
     received: AtomicU64,
     running: AtomicUsize,
+    /// Connections that have begun to bring something.
+    delivering: AtomicUsize,
     /// Connections there should be.
     wanted: AtomicUsize,
 }
@@ -79,6 +81,7 @@ impl<'a> Transfer<'a> {
             ranges: watch::Sender::new(Ranges::Unknown),
             received: AtomicU64::new(0),
             running: AtomicUsize::new(0),
+            delivering: AtomicUsize::new(0),
             wanted: AtomicUsize::new(1),
         }
     }
@@ -110,7 +113,8 @@ impl<'a> Transfer<'a> {
                     self.check_abandoned(&mut lonely_since)?;
                     if self.can_split(SPLIT_AT) {
                         let received = self.received.load(Ordering::Relaxed);
-                        let wanted = pace.advise(began.elapsed(), received, self.missing());
+                        let delivering = self.delivering.load(Ordering::Relaxed);
+                        let wanted = pace.advise(began.elapsed(), received, self.missing(), delivering);
                         self.wanted.store(wanted, Ordering::Relaxed);
                         for _ in workers.len()..wanted {
                             workers.push(Box::pin(self.helper()));
@@ -213,6 +217,7 @@ impl<'a> Transfer<'a> {
         end: Option<u64>,
         tries: &mut Tries,
     ) -> Result<Stop, FillError> {
+        let _counted = Counted::new(&self.delivering);
         loop {
             let next = tokio::time::timeout(self.fill.keeper.settings.idle_timeout, body.next()).await;
             let mut frame = match next {
