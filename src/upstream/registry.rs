@@ -22,7 +22,7 @@ use super::tls::{TlsError, client_config};
 use super::token::{Scheme, Tokens};
 use super::traffic::Traffic;
 use crate::oci::{Digest, MediaType, Reference, Repository};
-use crate::registry::{Kind, Origin, Registry};
+use crate::registry::{Credential, Kind, Origin, Registry};
 
 /// Largest manifest that is taken (distribution-spec: at least 4 MB).
 pub(super) const MAX_MANIFEST: usize = 4 << 20;
@@ -86,6 +86,14 @@ impl Upstream {
     /// The registry this is the upstream of.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
+    }
+
+    /// Shows upstream another credential from now on. Running transfers go on;
+    /// those of them that have to ask again ask with the new one.
+    pub fn replace_credential(&self, credential: Credential) {
+        self.tokens.replace_credential(credential);
+        // What a registry challenges with may depend on who asks.
+        *self.scheme.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
     /// What was asked of it and what came back.

@@ -1,13 +1,15 @@
 //! The token dance: from a challenge to an `Authorization` header.
 //!
 //! Tokens are kept per (realm, service, scope) of one registry and one
-//! credential; another registry, or another credential of the same one, has
-//! another [`Tokens`]. One request refreshes a token for all who wait for it.
+//! generation of its credential: another registry has another [`Tokens`], and
+//! what an earlier credential was given is never shown again. One request
+//! refreshes a token for all who wait for it.
 //! The scope is ours: what a challenge asks for is used only where it is not
 //! about repositories at all.
 
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use bytes::Bytes;
@@ -61,6 +63,7 @@ impl Scheme {
 
 #[derive(Clone, PartialEq, Eq, Hash)]
 struct Key {
+    generation: u64,
     realm: String,
     service: Option<String>,
     scope: String,
@@ -71,9 +74,15 @@ struct Token {
     lifetime: Duration,
 }
 
-/// The tokens of one registry and one credential.
-pub(super) struct Tokens {
+/// A credential, and the how manieth of its registry it is.
+struct Current {
+    generation: u64,
     credential: Credential,
+}
+
+/// The tokens of one registry.
+pub(super) struct Tokens {
+    current: ArcSwap<Current>,
     tokens: moka::future::Cache<Key, Arc<Token>>,
     rejected: moka::sync::Cache<Key, Error>,
 }
@@ -90,10 +99,18 @@ impl moka::Expiry<Key, Arc<Token>> for Lifetime {
 impl Tokens {
     pub(super) fn new(credential: Credential) -> Tokens {
         Tokens {
-            credential,
+            current: ArcSwap::from_pointee(Current { generation: 0, credential }),
             tokens: moka::future::Cache::builder().max_capacity(MAX_TOKENS).expire_after(Lifetime).build(),
             rejected: moka::sync::Cache::builder().max_capacity(MAX_TOKENS).time_to_live(REJECTED_FOR).build(),
         }
+    }
+
+    /// From now on upstream is shown `credential`, and no token that an earlier
+    /// one was given.
+    pub(super) fn replace_credential(&self, credential: Credential) {
+        self.current.rcu(|current| Current { generation: current.generation + 1, credential: credential.clone() });
+        self.tokens.invalidate_all();
+        self.rejected.invalidate_all();
     }
 
     /// The header that authorises `scope` under `scheme`; `None` when there is
@@ -104,14 +121,15 @@ impl Tokens {
         scheme: &Scheme,
         scope: &str,
     ) -> Result<Option<HeaderValue>> {
+        let Current { generation, credential } = &*self.current.load_full();
         match scheme {
-            Scheme::Basic => Ok(self.basic()),
+            Scheme::Basic => Ok(basic(credential)),
             Scheme::Bearer { realm, service, fixed_scope } => {
-                let key = key(realm, service.as_deref(), fixed_scope.as_deref().unwrap_or(scope));
+                let key = key(*generation, realm, service.as_deref(), fixed_scope.as_deref().unwrap_or(scope));
                 if let Some(error) = self.rejected.get(&key) {
                     return Err(error);
                 }
-                let fetched = self.tokens.try_get_with_by_ref(&key, self.fetch(sender, realm, &key)).await;
+                let fetched = self.tokens.try_get_with_by_ref(&key, fetch(credential, sender, realm, &key)).await;
                 match fetched {
                     Ok(token) => Ok(Some(token.header.clone())),
                     Err(error) => {
@@ -130,63 +148,64 @@ impl Tokens {
     /// have replaced it meanwhile: then the new one stays.
     pub(super) async fn forget(&self, scheme: &Scheme, scope: &str, refused: &HeaderValue) {
         if let Scheme::Bearer { realm, service, fixed_scope } = scheme {
-            let key = key(realm, service.as_deref(), fixed_scope.as_deref().unwrap_or(scope));
+            let generation = self.current.load().generation;
+            let key = key(generation, realm, service.as_deref(), fixed_scope.as_deref().unwrap_or(scope));
             if self.tokens.get(&key).await.is_some_and(|token| token.header == *refused) {
                 self.tokens.invalidate(&key).await;
             }
         }
     }
+}
 
-    fn basic(&self) -> Option<HeaderValue> {
-        let Credential::Password { username, secret } = &self.credential else { return None };
-        let pair = Zeroizing::new(format!("{username}:{}", secret.expose()));
-        let encoded = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
-        sensitive(&encoded)
-    }
+fn basic(credential: &Credential) -> Option<HeaderValue> {
+    let Credential::Password { username, secret } = credential else { return None };
+    let pair = Zeroizing::new(format!("{username}:{}", secret.expose()));
+    let encoded = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
+    sensitive(&encoded)
+}
 
-    async fn fetch(&self, sender: &Sender, realm: &Url, key: &Key) -> Result<Arc<Token>> {
-        let mut url = realm.clone();
-        let ask = match &self.credential {
-            Credential::IdentityToken(refresh) => {
-                let mut form = url::form_urlencoded::Serializer::new(String::new());
-                form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", refresh.expose());
-                form.append_pair("client_id", "transship").append_pair("scope", &key.scope);
-                if let Some(service) = &key.service {
-                    form.append_pair("service", service);
-                }
-                Ask { method: Method::POST, form: Some(Bytes::from(form.finish())), ..Ask::default() }
+async fn fetch(credential: &Credential, sender: &Sender, realm: &Url, key: &Key) -> Result<Arc<Token>> {
+    let mut url = realm.clone();
+    let ask = match credential {
+        Credential::IdentityToken(refresh) => {
+            let mut form = url::form_urlencoded::Serializer::new(String::new());
+            form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", refresh.expose());
+            form.append_pair("client_id", "transship").append_pair("scope", &key.scope);
+            if let Some(service) = &key.service {
+                form.append_pair("service", service);
             }
-            credential => {
-                let mut query = url.query_pairs_mut();
-                if let Some(service) = &key.service {
-                    query.append_pair("service", service);
-                }
-                query.append_pair("scope", &key.scope);
-                if let Credential::Password { username, .. } = credential {
-                    query.append_pair("account", username);
-                }
-                drop(query);
-                Ask { authorization: self.basic(), ..Ask::default() }
-            }
-        };
-        let (response, origin) = sender.send(Purpose::Token, &url, &ask).await?;
-        let status = response.status().as_u16();
-        match status {
-            200 => {
-                let body = Zeroizing::new(collect(response, &origin, MAX_BODY).await?.to_vec());
-                parse(&body).map(Arc::new).map_err(|what| Error::Protocol { origin, what: what.to_owned() })
-            }
-            400 | 401 if !self.credential.is_anonymous() => Err(Error::CredentialRejected { realm: origin, status }),
-            400 | 401 | 403 => Err(Error::Denied { status }),
-            429 => Err(Error::TooManyRequests { retry_after: super::registry::retry_after(response.headers()) }),
-            300..400 => Err(Error::Protocol { origin, what: "a redirect of the token request".to_owned() }),
-            _ => Err(Error::Status { origin, status }),
+            Ask { method: Method::POST, form: Some(Bytes::from(form.finish())), ..Ask::default() }
         }
+        credential => {
+            let mut query = url.query_pairs_mut();
+            if let Some(service) = &key.service {
+                query.append_pair("service", service);
+            }
+            query.append_pair("scope", &key.scope);
+            if let Credential::Password { username, .. } = credential {
+                query.append_pair("account", username);
+            }
+            drop(query);
+            Ask { authorization: basic(credential), ..Ask::default() }
+        }
+    };
+    let (response, origin) = sender.send(Purpose::Token, &url, &ask).await?;
+    let status = response.status().as_u16();
+    match status {
+        200 => {
+            let body = Zeroizing::new(collect(response, &origin, MAX_BODY).await?.to_vec());
+            parse(&body).map(Arc::new).map_err(|what| Error::Protocol { origin, what: what.to_owned() })
+        }
+        400 | 401 if !credential.is_anonymous() => Err(Error::CredentialRejected { realm: origin, status }),
+        400 | 401 | 403 => Err(Error::Denied { status }),
+        429 => Err(Error::TooManyRequests { retry_after: super::registry::retry_after(response.headers()) }),
+        300..400 => Err(Error::Protocol { origin, what: "a redirect of the token request".to_owned() }),
+        _ => Err(Error::Status { origin, status }),
     }
 }
 
-fn key(realm: &Url, service: Option<&str>, scope: &str) -> Key {
-    Key { realm: realm.to_string(), service: service.map(str::to_owned), scope: scope.to_owned() }
+fn key(generation: u64, realm: &Url, service: Option<&str>, scope: &str) -> Key {
+    Key { generation, realm: realm.to_string(), service: service.map(str::to_owned), scope: scope.to_owned() }
 }
 
 fn sensitive(text: &str) -> Option<HeaderValue> {
