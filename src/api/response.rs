@@ -178,6 +178,12 @@ pub(super) fn failure(error: &pull::Error, unknown: ErrorCode) -> Response<Body>
         pull::Error::BadUpstream(_) => {
             self::error(502, ErrorCode::Unavailable, "upstream gave no usable answer; the log of the proxy says more")
         }
+        pull::Error::Credential { registry, .. } => {
+            let message = format!(
+                "the credential that this proxy holds for registry `{registry}` does not work; its log says more"
+            );
+            self::error(502, ErrorCode::Unavailable, &message)
+        }
         pull::Error::Timeout(_) => self::error(504, ErrorCode::Unavailable, "upstream did not answer in time"),
         pull::Error::Unavailable(_) => {
             let response = self::error(503, ErrorCode::Unavailable, "the proxy cannot serve this now");

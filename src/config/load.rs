@@ -284,7 +284,7 @@ fn read_registries<'a>(
     if sections.is_empty() {
         return implied(environment, names, tag_ttl);
     }
-    let sources = Sources { environment };
+    let sources = Sources { environment, stored: None };
     let mut registries: Vec<Parsed> = Vec::new();
     for section in sections {
         let Some(parsed) = registry::read(section, &sources, names, tag_ttl) else { continue };
@@ -321,7 +321,7 @@ fn implied(environment: &Environment, names: &mut Vec<RegistryName>, tag_ttl: Du
     let document = DeTable::parse(IMPLIED).ok()?;
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     let root = Section::new("the defaults", Some(&root), environment, &problems);
-    let sources = Sources { environment };
+    let sources = Sources { environment, stored: None };
     let sections = root.tables("registry").into_iter();
     Some(sections.filter_map(|section| registry::read(section, &sources, names, tag_ttl)).collect())
 }

@@ -83,11 +83,11 @@ pub(super) fn read(
         let value = match field.kind {
             FieldKind::Text => section.text(field.name).map(|found| Value::Text(found.value)),
             FieldKind::Secret => {
-                let secret = sources.take(&section, &owner, field.name, plain_allowed);
+                let secret = sources.take(&section, (&owner, name.as_ref()), field.name, plain_allowed);
                 // A secret that could not be taken has been told of; with one
                 // in its stead the rest of the form is checked all the same.
-                let stand_in = || section.has(field.name).then(|| Secret::new("-".to_owned()));
-                secret.or_else(stand_in).map(Value::Secret)
+                let stand_in = || section.has(field.name).then(|| Value::Secret(Secret::new("-".to_owned())));
+                secret.or_else(stand_in)
             }
         };
         if let Some(value) = value {
@@ -100,7 +100,7 @@ pub(super) fn read(
         Err(error) => {
             // Where a user name should be, people write `user:password`.
             let place = match section.place_of(error.field) {
-                place if matches!(error.field, "username" | "email") => place.hidden(),
+                place if matches!(error.field, "username" | "email" | "access_key_id") => place.hidden(),
                 place => place,
             };
             problems.add(&place, format!("{owner}: {}", error.message), None);
@@ -126,6 +126,7 @@ pub(super) fn read(
     let tag_ttl = section.read("tag_ttl", units::duration).unwrap_or(tag_ttl);
     let name_place = section.place_of("name");
     let url_place = section.place_of("url");
+    let endpoint_place = section.place_of("sign_in_endpoint");
     let quota = section.read("quota", units::size);
     if let Some(found) = section.value("proxy") {
         problems.add(
@@ -147,6 +148,9 @@ pub(super) fn read(
     }
     let connection = connection?;
     check(&connection.origin, &url_place);
+    if let Some(endpoint) = connection.credential.endpoint() {
+        check(endpoint, &endpoint_place);
+    }
     let access = access.unwrap_or(match connection.credential.is_anonymous() {
         true => AccessMode::Anyone,
         false => AccessMode::Grants,

@@ -5,11 +5,16 @@ use toml::de::DeValue;
 
 use super::problem::Place;
 use super::section::{Environment, Found, Section};
-use crate::registry::Secret;
+use crate::registry::{HelperName, RegistryName, Secret, Source, Value};
+
+/// The secret that a store keeps for a registry's field.
+pub(super) type Stored<'a> = &'a dyn Fn(&RegistryName, &str) -> Option<Secret>;
 
 /// Where to take secrets from.
 pub(super) struct Sources<'a> {
     pub(super) environment: &'a Environment,
+    /// The store; `None` where there is none.
+    pub(super) stored: Option<Stored<'a>>,
 }
 
 impl Sources<'_> {
@@ -18,10 +23,10 @@ impl Sources<'_> {
     pub(super) fn take(
         &self,
         section: &Section<'_>,
-        owner: &str,
+        (owner, name): (&str, Option<&RegistryName>),
         key: &'static str,
         plain_allowed: bool,
-    ) -> Option<Secret> {
+    ) -> Option<Value> {
         let Found { value, place } = section.value(key)?;
         let problems = section.problems;
         let table = match value {
@@ -30,7 +35,7 @@ impl Sources<'_> {
                 problems.add(&place, format!("{owner}: `{key}` is empty"), None);
                 return None;
             }
-            DeValue::String(text) if plain_allowed => return Some(Secret::new(text.to_string())),
+            DeValue::String(text) if plain_allowed => return Some(Value::Secret(Secret::new(text.to_string()))),
             _ => {
                 problems.add(
                     &place.hidden(),
@@ -61,31 +66,67 @@ impl Sources<'_> {
                 problems.add(&place.hidden(), message, format!("write it as `{key} = {{ env = \"NAME\" }}`"));
                 None
             }
-            ("file", Some(path)) if path.contains(|c: char| c.is_control() || c == '{') => {
+            ("file" | "docker_config", Some(path)) if path.contains(|c: char| c.is_control() || c == '{') => {
                 let message = format!("{owner}: what `{key}` is taken from is no path of a file");
-                problems.add(&place.hidden(), message, format!("write it as `{key} = {{ file = \"/path\" }}`"));
+                problems.add(&place.hidden(), message, format!("write it as `{key} = {{ {source} = \"/path\" }}`"));
                 None
             }
-            ("env", Some(name)) => self.in_environment(section, owner, key, name, &place),
-            ("file", Some(path)) => in_file(section, owner, key, path, &place),
-            ("env" | "file", None) => {
+            ("env", Some(name)) => self.in_environment(section, owner, key, name, &place).map(Value::Secret),
+            ("file", Some(path)) => in_file(section, owner, key, path, &place).map(Value::Source),
+            ("docker_config", Some(path)) => in_file(section, owner, key, path, &place).map(Value::DockerConfig),
+            ("helper", Some(name)) => match name.parse::<HelperName>() {
+                Ok(name) => Some(Value::Helper(name)),
+                Err(error) => {
+                    let message = format!("{owner}: what `{key}` is taken from {error}");
+                    let help = format!(
+                        "`{key} = {{ helper = \"ecr-login\" }}` runs the program docker-credential-ecr-login of PATH"
+                    );
+                    problems.add(&place.hidden(), message, help);
+                    None
+                }
+            },
+            ("env" | "file" | "docker_config" | "helper", None) => {
                 problems.add(&place.hidden(), format!("{owner}: the {source} of `{key}` has to be text"), None);
                 None
             }
-            ("stored" | "helper" | "docker_config", _) => {
-                let message = format!("{owner}: the source `{source}` of `{key}` is not supported by this version");
-                problems.add(&place.hidden(), message, "use `env` or `file`".to_owned());
-                None
-            }
+            ("stored", _) => self.in_store(section, (owner, name), key, argument.get_ref(), &place),
             _ => {
                 problems.add(
                     &place.hidden(),
                     format!("{owner}: `{source}` is no source of secrets"),
-                    "use `env` or `file`".to_owned(),
+                    "use `env`, `file`, `docker_config` or `helper`".to_owned(),
                 );
                 None
             }
         }
+    }
+
+    fn in_store(
+        &self,
+        section: &Section<'_>,
+        (owner, name): (&str, Option<&RegistryName>),
+        key: &str,
+        argument: &DeValue<'_>,
+        place: &Place,
+    ) -> Option<Value> {
+        let problems = section.problems;
+        let Some(stored) = self.stored else {
+            let message = format!("{owner}: the source `stored` of `{key}` is not supported by this version");
+            problems.add(&place.clone().hidden(), message, "use `env` or `file`".to_owned());
+            return None;
+        };
+        if argument.as_bool() != Some(true) {
+            let message = format!("{owner}: the store knows by itself what is `{key}`");
+            problems.add(&place.clone().hidden(), message, format!("write it as `{key} = {{ stored = true }}`"));
+            return None;
+        }
+        // A registry without a name has been told of.
+        let found = stored(name?, key);
+        if found.is_none() {
+            let message = format!("{owner}: nothing is stored for `{key}`");
+            problems.add(place, message, "store it, or name another source".to_owned());
+        }
+        found.map(Value::Secret)
     }
 
     fn in_environment(
@@ -96,9 +137,10 @@ impl Sources<'_> {
         name: &str,
         place: &Place,
     ) -> Option<Secret> {
-        match self.environment.get(name).map(|value| trimmed(value)) {
-            Some(value) if !value.is_empty() => Some(Secret::new(value.to_owned())),
-            found => {
+        let found = self.environment.get(name);
+        match found.and_then(|value| Secret::of_file(value)) {
+            Some(secret) => Some(secret),
+            None => {
                 let state = if found.is_some() { "empty" } else { "not set" };
                 let message =
                     format!("{owner}: the environment variable {name}, which `{key}` is taken from, is {state}");
@@ -114,35 +156,15 @@ fn is_variable_name(name: &str) -> bool {
         && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
 }
 
-fn in_file(section: &Section<'_>, owner: &str, key: &str, path: &str, place: &Place) -> Option<Secret> {
+fn in_file(section: &Section<'_>, owner: &str, key: &str, path: &str, place: &Place) -> Option<Source> {
     let problem = |what: String| {
         let message = format!("{owner}: the file {path}, which `{key}` is taken from, {what}");
         section.problems.add(place, message, "check the path and its permissions, or name another source".to_owned());
         None
     };
-    match std::fs::read_to_string(path) {
-        Ok(text) if trimmed(&text).is_empty() => problem("is empty".to_owned()),
-        Ok(text) => Some(Secret::new(trimmed(&text).to_owned())),
+    match std::fs::read_to_string(path).map(|text| Secret::of_file(&text)) {
+        Ok(None) => problem("is empty".to_owned()),
+        Ok(Some(last)) => Some(Source::File { path: path.into(), last }),
         Err(error) => problem(format!("cannot be read: {error}")),
-    }
-}
-
-/// Editors and `echo` end a file with a newline that is not part of the
-/// secret; all else, inner newlines of a JSON key too, is kept byte for byte.
-fn trimmed(text: &str) -> &str {
-    let text = text.strip_suffix('\n').unwrap_or(text);
-    text.strip_suffix('\r').unwrap_or(text)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::trimmed;
-
-    #[test]
-    fn only_the_final_newline_is_no_part_of_a_secret() {
-        assert_eq!(trimmed("token\n"), "token");
-        assert_eq!(trimmed("token\r\n"), "token");
-        assert_eq!(trimmed("{\n \"a\": 1\n}\n\n"), "{\n \"a\": 1\n}\n");
-        assert_eq!(trimmed(" p w "), " p w ");
     }
 }

@@ -32,6 +32,14 @@ pub enum Error {
     /// Upstream answered, but not with what was asked for.
     #[error("upstream gave no usable answer: {0}")]
     BadUpstream(String),
+    /// The registry's credential does not work, or there is none to be had.
+    #[error("{cause}")]
+    Credential {
+        /// The registry's name.
+        registry: String,
+        /// For the operator.
+        cause: String,
+    },
     /// Upstream did not answer in time.
     #[error("upstream did not answer in time: {0}")]
     Timeout(String),
@@ -47,6 +55,10 @@ impl From<upstream::Error> for Error {
             upstream::Error::Denied { .. } => Error::Denied,
             upstream::Error::TooManyRequests { retry_after } => Error::TooManyRequests { retry_after },
             timeout @ upstream::Error::Timeout { .. } => Error::Timeout(timeout.to_string()),
+            upstream::Error::CredentialRejected { ref registry, .. }
+            | upstream::Error::NoLogin { ref registry, .. } => {
+                Error::Credential { registry: registry.clone(), cause: error.to_string() }
+            }
             other => Error::BadUpstream(other.to_string()),
         }
     }

@@ -2,7 +2,11 @@
 
 use std::collections::BTreeMap;
 
-use super::{Credential, Field, FieldKind, HostPort, Kind, Origin, Secret};
+use super::docker_config::{Entry, Server, find};
+use super::ecr::EcrHost;
+use super::{
+    AwsKey, Credential, EntraApp, Field, FieldKind, GoogleKey, HelperName, HostPort, Kind, Origin, Secret, Source,
+};
 use crate::oci::Repository;
 
 /// The filled-in form of one kind.
@@ -19,6 +23,21 @@ pub enum Value {
     Text(String),
     /// A secret, already taken from its source.
     Secret(Secret),
+    /// A secret that stands in a file.
+    Source(Source),
+    /// In place of a secret: the login that Docker's configuration file has.
+    DockerConfig(Source),
+    /// In place of a secret: the login that a credential helper has.
+    Helper(HelperName),
+}
+
+impl Value {
+    fn kind(&self) -> FieldKind {
+        match self {
+            Value::Text(_) => FieldKind::Text,
+            _ => FieldKind::Secret,
+        }
+    }
 }
 
 /// What a form amounts to.
@@ -69,13 +88,13 @@ impl Form {
         let Some(field) = self.kind.fields().iter().find(|field| field.name == name) else {
             return wrong("", format!("the form of `{}` has no field `{name}`", self.kind));
         };
-        match (&value, field.kind) {
-            (Value::Text(_), FieldKind::Text) | (Value::Secret(_), FieldKind::Secret) => {
+        match field.kind {
+            kind if kind == value.kind() => {
                 self.values.insert(field.name, value);
                 Ok(())
             }
-            (Value::Text(_), FieldKind::Secret) => wrong(field.name, "this is a secret: name a source for it"),
-            (Value::Secret(_), FieldKind::Text) => wrong(field.name, "this is plain text, not a secret"),
+            FieldKind::Secret => wrong(field.name, "this is a secret: name a source for it"),
+            FieldKind::Text => wrong(field.name, "this is plain text, not a secret"),
         }
     }
 
@@ -85,91 +104,162 @@ impl Form {
     /// When a required field is missing or a value cannot be what it should.
     pub fn connect(&self) -> Result<Connection, FormError> {
         for Field { name, label, required, .. } in self.kind.fields() {
-            if *required && !self.values.contains_key(name) {
+            // A URL says what these would.
+            let told = matches!(*name, "region" | "account_id") && self.text("url").is_some();
+            if *required && !told && !self.values.contains_key(name) {
                 return wrong(name, format!("`{name}` ({label}) is required for a registry of kind `{}`", self.kind));
             }
         }
         match self.kind {
             Kind::DockerHub => {
-                let mut hub = self.at("https://registry-1.docker.io", &["https://auth.docker.io"])?;
+                let mut hub = self.at("https://registry-1.docker.io", &["https://auth.docker.io"], &["namespace"])?;
                 hub.image_hosts = vec![host("docker.io")?];
-                hub.prefix = self.prefix(&["namespace"])?;
-                hub.credential = self.login("username", "password")?;
-                Ok(hub)
+                self.with_login(hub)
             }
             Kind::Ghcr => {
-                let mut ghcr = self.at("https://ghcr.io", &[])?;
-                ghcr.prefix = self.prefix(&["organization"])?;
+                let mut ghcr = self.at("https://ghcr.io", &[], &["organization"])?;
                 // GHCR reads the token alone, but an empty user name would
                 // make it no Basic credential at all.
-                ghcr.credential = match self.secret("password") {
-                    Some(secret) => Credential::new(user(self.text("email").unwrap_or("token"), "email")?, secret),
-                    None => Credential::Anonymous,
-                };
+                ghcr.credential = self.shown(&ghcr, "password", |secret| {
+                    Ok(Credential::new(user(self.text("email").unwrap_or("token"), "email")?, secret))
+                })?;
                 Ok(ghcr)
             }
-            Kind::Google => {
-                let region = self.label("region")?;
-                let mut google = self.at(&format!("https://{region}-docker.pkg.dev"), &[])?;
-                google.prefix = self.prefix(&["project"])?;
-                google.credential = self
-                    .secret("json_key")
-                    .map_or(Credential::Anonymous, |key| Credential::new("_json_key".into(), key));
-                Ok(google)
-            }
+            Kind::Google => self.google(),
             Kind::DigitalOcean => {
-                let mut docr = self.at("https://registry.digitalocean.com", &["https://api.digitalocean.com"])?;
-                docr.prefix = self.prefix(&["registry_name"])?;
-                docr.credential = match self.secret("api_token") {
-                    Some(token) => Credential::new(user(token.expose(), "api_token")?, token),
-                    None => Credential::Anonymous,
-                };
+                let api = "https://api.digitalocean.com";
+                let mut docr = self.at("https://registry.digitalocean.com", &[api], &["registry_name"])?;
+                docr.credential = self.shown(&docr, "api_token", |token| {
+                    user(token.secret().expose(), "api_token")?;
+                    Ok(Credential::TokenAsBoth(token))
+                })?;
                 Ok(docr)
             }
-            Kind::Azure | Kind::Generic => self.with_url(None),
+            Kind::Azure => self.azure(),
+            Kind::Generic => self.with_login(self.with_url(None)?),
             Kind::Gitlab => {
                 let mut gitlab = self.with_url(Some("https://registry.gitlab.com"))?;
                 if gitlab.origin.host() == "registry.gitlab.com" {
                     gitlab.known_realms = vec![origin("https://gitlab.com")?];
                 }
-                Ok(gitlab)
+                self.with_login(gitlab)
             }
-            Kind::Ecr => {
-                let (account, region) = (self.label("account_id")?, self.label("region")?);
-                if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
-                    return wrong("account_id", "an AWS account id has twelve digits");
-                }
-                let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
-                let mut ecr = self.at(&format!("https://{account}.dkr.ecr.{region}.amazonaws.com{suffix}"), &[])?;
-                ecr.prefix = self.prefix(&["namespace"])?;
-                ecr.credential = self
-                    .secret("password")
-                    .map_or(Credential::Anonymous, |password| Credential::new("AWS".into(), password));
-                Ok(ecr)
-            }
-            Kind::Quay => {
-                let mut quay = self.at("https://quay.io", &[])?;
-                quay.prefix = self.prefix(&["organization"])?;
-                quay.credential = self.login("username", "password")?;
-                Ok(quay)
-            }
+            Kind::Ecr => self.ecr(),
+            Kind::Quay => self.with_login(self.at("https://quay.io", &[], &["organization"])?),
             Kind::Ngc => {
-                let mut ngc = self.at("https://nvcr.io", &["https://authn.nvidia.com"])?;
-                ngc.prefix = self.prefix(&["organization", "team"])?;
-                ngc.credential = self
-                    .secret("api_key")
-                    .map_or(Credential::Anonymous, |key| Credential::new("$oauthtoken".into(), key));
+                let mut ngc = self.at("https://nvcr.io", &["https://authn.nvidia.com"], &["organization", "team"])?;
+                ngc.credential = self.shown(&ngc, "api_key", |key| Ok(Credential::new("$oauthtoken".into(), key)))?;
                 Ok(ngc)
             }
         }
     }
 
-    fn at(&self, api: &str, realms: &[&str]) -> Result<Connection, FormError> {
+    fn google(&self) -> Result<Connection, FormError> {
+        let api = match self.text("url") {
+            Some(_) => self.with_url(None)?.origin.to_string(),
+            None => format!("https://{}-docker.pkg.dev", self.label("region")?),
+        };
+        let mut google = self.at(&api, &[], &["project"])?;
+        let endpoint = self.endpoint("https://oauth2.googleapis.com")?;
+        google.credential = match self.text("sign_in") {
+            None | Some("json-key") => {
+                self.shown(&google, "json_key", |key| Ok(Credential::new("_json_key".into(), key)))?
+            }
+            Some("access-token") => match self.own("json_key")? {
+                Some(key) => Credential::Google(GoogleKey { key, endpoint }),
+                None => return wrong("json_key", "an access token is signed for with a `json_key`"),
+            },
+            Some(_) => return wrong("sign_in", "it is \"json-key\" or \"access-token\""),
+        };
+        Ok(google)
+    }
+
+    fn azure(&self) -> Result<Connection, FormError> {
+        let mut azure = self.with_url(None)?;
+        let Some(tenant) = self.text("tenant") else { return self.with_login(azure) };
+        let sound = tenant.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'.');
+        if !sound || !tenant.starts_with(|c: char| c.is_ascii_alphanumeric()) {
+            return wrong("tenant", "a directory is named by its ID or its domain");
+        }
+        let (Some(id), Some(secret)) = (self.text("username"), self.own("password")?) else {
+            return wrong(
+                "tenant",
+                "signing in to a directory takes `username` (the client ID) and `password` as well",
+            );
+        };
+        // Each cloud has a directory of its own.
+        let sign_in = match azure.origin.host().rsplit_once('.').map_or("", |(_, end)| end) {
+            "cn" => "https://login.partner.microsoftonline.cn",
+            "us" => "https://login.microsoftonline.us",
+            _ => "https://login.microsoftonline.com",
+        };
+        azure.credential = Credential::Entra(EntraApp {
+            tenant: tenant.to_owned(),
+            client_id: id.to_owned(),
+            secret,
+            endpoint: self.endpoint(sign_in)?,
+            registry: azure.origin.clone(),
+        });
+        Ok(azure)
+    }
+
+    fn ecr(&self) -> Result<Connection, FormError> {
+        let mut ecr = match self.text("url") {
+            Some(_) => self.with_url(None)?,
+            None => {
+                let (account, region) = (self.label("account_id")?, self.label("region")?);
+                if account.len() != 12 || !account.bytes().all(|b| b.is_ascii_digit()) {
+                    return wrong("account_id", "an AWS account id has twelve digits");
+                }
+                let suffix = if region.starts_with("cn-") { ".cn" } else { "" };
+                self.at(&format!("https://{account}.dkr.ecr.{region}.amazonaws.com{suffix}"), &[], &["namespace"])?
+            }
+        };
+        let (id, secret) = (self.text("access_key_id"), self.own("secret_access_key")?);
+        let (Some(id), Some(secret)) = (id, secret.clone()) else {
+            if let Some(field) = id.map(|_| "secret_access_key").or(secret.map(|_| "access_key_id")) {
+                return wrong(field, "an access key is an `access_key_id` and a `secret_access_key`; give both");
+            }
+            if self.values.contains_key("session_token") {
+                return wrong("session_token", "a session token belongs to an access key; give that too");
+            }
+            ecr.credential = self.shown(&ecr, "password", |password| Ok(Credential::new("AWS".into(), password)))?;
+            return Ok(ecr);
+        };
+        if self.values.contains_key("password") {
+            return wrong("password", "an access key makes the password itself; give the one or the other");
+        }
+        if !id.bytes().all(|b| b.is_ascii_alphanumeric()) {
+            return wrong("access_key_id", "an access key's id is letters and digits");
+        }
+        // Behind an address of its own (VPC endpoint) the host says nothing.
+        let known = EcrHost::parse(ecr.origin.host());
+        let region = match (self.text("region"), &known) {
+            (Some(_), _) => self.label("region")?.to_owned(),
+            (None, Some(known)) => known.region.clone(),
+            (None, None) => return wrong("region", "this URL does not say which `region` it is in"),
+        };
+        let endpoint = match &known {
+            Some(known) => self.endpoint(&format!("https://{}", known.api))?,
+            None => self.endpoint(&format!("https://api.ecr.{region}.amazonaws.com"))?,
+        };
+        ecr.credential = Credential::Aws(AwsKey {
+            id: id.to_owned(),
+            secret,
+            session_token: self.own("session_token")?,
+            region,
+            public: known.is_some_and(|known| known.public),
+            endpoint,
+        });
+        Ok(ecr)
+    }
+
+    fn at(&self, api: &str, realms: &[&str], prefix: &[&'static str]) -> Result<Connection, FormError> {
         let origin = origin(api)?;
         Ok(Connection {
             image_hosts: vec![origin.host_port()],
             origin,
-            prefix: None,
+            prefix: self.prefix(prefix)?,
             known_realms: realms.iter().map(|realm| self::origin(realm)).collect::<Result<_, _>>()?,
             credential: Credential::Anonymous,
         })
@@ -177,26 +267,81 @@ impl Form {
 
     fn with_url(&self, default: Option<&str>) -> Result<Connection, FormError> {
         let url = self.text("url").or(default).unwrap_or_default();
-        let mut connection = match url.trim_end_matches('/').parse::<Origin>() {
-            Ok(origin) => self.at(&origin.to_string(), &[])?,
-            Err(error) => return wrong("url", error.to_string()),
-        };
-        connection.prefix = self.prefix(&["namespace"])?;
-        connection.credential = self.login("username", "password")?;
-        Ok(connection)
+        match url.trim_end_matches('/').parse::<Origin>() {
+            Ok(origin) => self.at(&origin.to_string(), &[], &["namespace"]),
+            Err(error) => wrong("url", error.to_string()),
+        }
+    }
+
+    /// Where the provider signs in, unless the operator wrote another place.
+    fn endpoint(&self, usual: &str) -> Result<Origin, FormError> {
+        match self.text("sign_in_endpoint") {
+            None => origin(usual),
+            Some(text) => text
+                .trim_end_matches('/')
+                .parse()
+                .or_else(|error: super::InvalidOrigin| wrong("sign_in_endpoint", error.to_string())),
+        }
     }
 
     fn text(&self, name: &str) -> Option<&str> {
         match self.values.get(name)? {
             Value::Text(text) => Some(text.trim()).filter(|text| !text.is_empty()),
-            Value::Secret(_) => None,
+            _ => None,
         }
     }
 
-    fn secret(&self, name: &str) -> Option<Secret> {
-        match self.values.get(name)? {
-            Value::Secret(secret) => Some(secret.clone()),
-            Value::Text(_) => None,
+    /// A secret that has to be one itself: no login stands in for it.
+    fn own(&self, name: &'static str) -> Result<Option<Source>, FormError> {
+        match self.values.get(name) {
+            Some(Value::Secret(secret)) => Ok(Some(secret.clone().into())),
+            Some(Value::Source(source)) => Ok(Some(source.clone())),
+            Some(Value::DockerConfig(_) | Value::Helper(_)) => {
+                wrong(name, "this secret is no login: a `docker_config` or `helper` has none for it")
+            }
+            Some(Value::Text(_)) | None => Ok(None),
+        }
+    }
+
+    /// The credential of the field `name`: shown by `show`, where it is not a
+    /// login that is kept elsewhere.
+    fn shown(
+        &self,
+        at: &Connection,
+        name: &'static str,
+        show: impl FnOnce(Source) -> Result<Credential, FormError>,
+    ) -> Result<Credential, FormError> {
+        if let Some(kept) = self.kept(at, name, None)? {
+            return Ok(kept);
+        }
+        self.own(name)?.map_or(Ok(Credential::Anonymous), show)
+    }
+
+    /// The login that is kept elsewhere, where the field `name` says so.
+    fn kept(
+        &self,
+        at: &Connection,
+        name: &'static str,
+        username: Option<(&'static str, &str)>,
+    ) -> Result<Option<Credential>, FormError> {
+        let host = at.image_hosts.first().cloned().unwrap_or_else(|| at.origin.host_port());
+        let server = Server { host, prefix: at.prefix.clone() };
+        let wanted = username.map(|(_, name)| name.to_owned());
+        match self.values.get(name) {
+            Some(Value::Helper(helper)) => {
+                Ok(Some(Credential::Helper { helper: helper.clone(), server, username: wanted }))
+            }
+            Some(Value::DockerConfig(file)) => {
+                match (find(file.secret(), &server), username) {
+                    (Err(error), _) => return wrong(name, format!("the file of `{name}` {error}")),
+                    (Ok(Entry::Login { username, .. }), Some((field, wanted))) if username != wanted => {
+                        return wrong(field, format!("the file of `{name}` has the login of another user"));
+                    }
+                    _ => {}
+                }
+                Ok(Some(Credential::DockerConfig { file: file.clone(), server, username: wanted }))
+            }
+            _ => Ok(None),
         }
     }
 
@@ -224,12 +369,29 @@ impl Form {
         Ok(joined.parse().ok())
     }
 
-    fn login(&self, username: &'static str, password: &'static str) -> Result<Credential, FormError> {
-        match (self.text(username), self.secret(password)) {
-            (Some(name), Some(secret)) => Ok(Credential::new(user(name, username)?, secret)),
-            (None, None) => Ok(Credential::Anonymous),
-            (Some(_), None) => wrong(password, "a user name without a password is no credential; give both or neither"),
-            (None, Some(_)) => wrong(username, "a password without a user name is no credential; give both or neither"),
+    /// With the login of `username` and `password`.
+    fn with_login(&self, mut at: Connection) -> Result<Connection, FormError> {
+        let (field, name) = ("username", self.text("username"));
+        let kept = self.kept(&at, "password", name.map(|name| (field, name)))?;
+        at.credential = match (kept, name, self.own_login()) {
+            (Some(kept), ..) => kept,
+            (None, Some(name), Some(secret)) => Credential::new(user(name, field)?, secret),
+            (None, None, None) => Credential::Anonymous,
+            (None, Some(_), None) => {
+                return wrong("password", "a user name without a password is no credential; give both or neither");
+            }
+            (None, None, Some(_)) => {
+                return wrong(field, "a password without a user name is no credential; give both or neither");
+            }
+        };
+        Ok(at)
+    }
+
+    fn own_login(&self) -> Option<Source> {
+        match self.values.get("password")? {
+            Value::Secret(secret) => Some(secret.clone().into()),
+            Value::Source(source) => Some(source.clone()),
+            _ => None,
         }
     }
 }
@@ -269,11 +431,17 @@ mod tests {
 
     fn shape(kind: Kind, fields: &[(&str, &str)]) -> (String, String, String, String) {
         let connection = form(kind, fields).connect().unwrap();
-        let (user, secret) = match connection.credential {
-            Credential::Password { username, secret } => (username, secret.expose().to_owned()),
-            Credential::IdentityToken(secret) => ("(identity token)".into(), secret.expose().to_owned()),
-            Credential::Anonymous => ("-".into(), "-".into()),
+        let secret = connection.credential.sources().next().map(|source| source.secret().expose().to_owned());
+        let user = match &connection.credential {
+            Credential::Password { username, .. } => username.clone(),
+            Credential::TokenAsBoth(token) => token.secret().expose().to_owned(),
+            Credential::IdentityToken(_) => "(identity token)".into(),
+            Credential::Aws(key) => format!("{} at {}", key.id, key.endpoint),
+            Credential::Google(key) => format!("at {}", key.endpoint),
+            Credential::Entra(app) => format!("{} of {} at {}", app.client_id, app.tenant, app.endpoint),
+            _ => "-".into(),
         };
+        let secret = secret.unwrap_or("-".into());
         (connection.origin.to_string(), connection.prefix.map_or("-".into(), |p| p.to_string()), user, secret)
     }
 
@@ -345,6 +513,71 @@ mod tests {
     }
 
     #[test]
+    fn a_cloud_is_signed_in_to_at_its_own_place_unless_another_is_written() {
+        let key = [("access_key_id", "AKIA"), ("secret_access_key", "s")];
+        let ecr = |fields: &[(&str, &str)]| shape(Kind::Ecr, &[fields, &key].concat());
+        assert_eq!(
+            ecr(&[("account_id", "123456789012"), ("region", "cn-north-1")]),
+            expect(
+                "https://123456789012.dkr.ecr.cn-north-1.amazonaws.com.cn",
+                "-",
+                "AKIA at https://api.ecr.cn-north-1.amazonaws.com.cn",
+                "s"
+            ),
+        );
+        let fips = "https://123456789012.dkr.ecr-fips.us-east-1.amazonaws.com";
+        assert_eq!(ecr(&[("url", fips)]), expect(fips, "-", "AKIA at https://ecr-fips.us-east-1.amazonaws.com", "s"));
+        assert_eq!(
+            ecr(&[("url", "https://public.ecr.aws"), ("namespace", "team")]),
+            expect("https://public.ecr.aws", "team", "AKIA at https://api.ecr-public.us-east-1.amazonaws.com", "s"),
+        );
+        assert_eq!(
+            ecr(&[
+                ("url", "https://ecr.internal"),
+                ("region", "eu-west-1"),
+                ("sign_in_endpoint", "https://vpce-1.example/")
+            ]),
+            expect("https://ecr.internal", "-", "AKIA at https://vpce-1.example", "s"),
+        );
+        let google = [("region", "us"), ("project", "p"), ("json_key", "{}"), ("sign_in", "access-token")];
+        assert_eq!(
+            shape(Kind::Google, &google),
+            expect("https://us-docker.pkg.dev", "p", "at https://oauth2.googleapis.com", "{}"),
+        );
+        let legacy = [("url", "https://gcr.io"), ("project", "p"), ("json_key", "{}")];
+        assert_eq!(shape(Kind::Google, &legacy), expect("https://gcr.io", "p", "_json_key", "{}"));
+        for (host, endpoint) in [
+            ("r.azurecr.io", "https://login.microsoftonline.com"),
+            ("r.azurecr.cn", "https://login.partner.microsoftonline.cn"),
+            ("r.azurecr.us", "https://login.microsoftonline.us"),
+        ] {
+            let url = format!("https://{host}");
+            let fields = [("url", url.as_str()), ("tenant", "t-1"), ("username", "app"), ("password", "s")];
+            assert_eq!(shape(Kind::Azure, &fields), expect(&url, "-", &format!("app of t-1 at {endpoint}"), "s"));
+        }
+    }
+
+    #[test]
+    fn a_login_that_is_kept_elsewhere_stands_in_for_the_secret() {
+        let config = r#"{"auths": {"quay.io/org": {"username": "org+robot", "password": "p"}}}"#;
+        let login = |username: Option<&str>, value: Value| {
+            let mut form = Form::new(Kind::Quay);
+            form.set("organization", Value::Text("org".into())).unwrap();
+            if let Some(username) = username {
+                form.set("username", Value::Text(username.into())).unwrap();
+            }
+            form.set("password", value).unwrap();
+            form.connect().map(|connection| format!("{:?}", connection.credential)).map_err(|error| error.field)
+        };
+        let file = |text: &str| Value::DockerConfig(Secret::new(text.into()).into());
+        assert!(login(None, file(config)).unwrap().contains("username: None"));
+        assert!(login(Some("org+robot"), file(config)).unwrap().contains("username: Some(\"org+robot\")"));
+        assert_eq!(login(Some("somebody"), file(config)), Err("username"), "contradicts the file");
+        assert_eq!(login(None, file("{}")), Err("password"));
+        assert!(login(None, Value::Helper("desktop".parse().unwrap())).unwrap().contains("quay.io"));
+    }
+
+    #[test]
     fn a_form_that_cannot_work_names_the_field() {
         for (kind, fields, field) in [
             (Kind::Google, &[("region", "us-west1")][..], "project"),
@@ -356,6 +589,35 @@ mod tests {
             (Kind::Generic, &[("url", "https://r.internal"), ("password", "p")], "username"),
             (Kind::Generic, &[("url", "https://r.internal"), ("username", "a:b"), ("password", "p")], "username"),
             (Kind::Ecr, &[("account_id", "12"), ("region", "eu-west-1")], "account_id"),
+            (Kind::Ecr, &[("url", "https://public.ecr.aws"), ("access_key_id", "A")], "secret_access_key"),
+            (Kind::Ecr, &[("url", "https://public.ecr.aws"), ("secret_access_key", "A")], "access_key_id"),
+            (Kind::Ecr, &[("url", "https://public.ecr.aws"), ("session_token", "A")], "session_token"),
+            (
+                Kind::Ecr,
+                &[
+                    ("url", "https://public.ecr.aws"),
+                    ("access_key_id", "A"),
+                    ("secret_access_key", "s"),
+                    ("password", "p"),
+                ],
+                "password",
+            ),
+            (Kind::Ecr, &[("url", "https://e.internal"), ("access_key_id", "A"), ("secret_access_key", "s")], "region"),
+            (Kind::Google, &[("region", "us"), ("project", "p"), ("sign_in", "magic")], "sign_in"),
+            (Kind::Google, &[("region", "us"), ("project", "p"), ("sign_in", "access-token")], "json_key"),
+            (Kind::Azure, &[("url", "https://r.azurecr.io"), ("tenant", "t")], "tenant"),
+            (Kind::Azure, &[("url", "https://r.azurecr.io"), ("tenant", "../x")], "tenant"),
+            (
+                Kind::Azure,
+                &[
+                    ("url", "https://r.azurecr.io"),
+                    ("tenant", "t"),
+                    ("username", "a"),
+                    ("password", "s"),
+                    ("sign_in_endpoint", "login.microsoftonline.com"),
+                ],
+                "sign_in_endpoint",
+            ),
         ] {
             assert_eq!(form(kind, fields).connect().unwrap_err().field, field, "{kind} {fields:?}");
         }

@@ -37,17 +37,29 @@ pub struct Field {
     pub label: &'static str,
     /// Text or secret.
     pub kind: FieldKind,
-    /// The form is incomplete without it.
+    /// The form is incomplete without it; `url`, where the form has it, stands
+    /// in for what it is otherwise worked out from.
     pub required: bool,
+    /// Not part of the provider's usual form: asked for by nobody, but there
+    /// for whoever needs it.
+    pub advanced: bool,
 }
 
 const fn text(name: &'static str, label: &'static str, required: bool) -> Field {
-    Field { name, label, kind: FieldKind::Text, required }
+    Field { name, label, kind: FieldKind::Text, required, advanced: false }
 }
 
 const fn secret(name: &'static str, label: &'static str, required: bool) -> Field {
-    Field { name, label, kind: FieldKind::Secret, required }
+    Field { name, label, kind: FieldKind::Secret, required, advanced: false }
 }
+
+impl Field {
+    const fn advanced(self) -> Field {
+        Field { advanced: true, ..self }
+    }
+}
+
+const SIGN_IN_ENDPOINT: Field = text("sign_in_endpoint", "Sign-in endpoint", false).advanced();
 
 impl Kind {
     /// Every kind, in the order of the documentation.
@@ -107,13 +119,28 @@ impl Kind {
                         text("region", "Region", true),
                         text("project", "Project", true),
                         secret("json_key", "JSON key", false),
+                        text("url", "Registry URL", false).advanced(),
+                        text("sign_in", "Sign in with", false).advanced(),
+                        SIGN_IN_ENDPOINT,
                     ]
                 }
             }
             Kind::DigitalOcean => {
                 const { &[text("registry_name", "Registry name", true), secret("api_token", "API token", false)] }
             }
-            Kind::Azure | Kind::Generic => {
+            Kind::Azure => {
+                const {
+                    &[
+                        text("url", "Registry URL", true),
+                        text("namespace", "Namespace", false),
+                        text("username", "Username or application (client) ID", false),
+                        secret("password", "Password or client secret", false),
+                        text("tenant", "Directory (tenant) ID", false).advanced(),
+                        SIGN_IN_ENDPOINT,
+                    ]
+                }
+            }
+            Kind::Generic => {
                 const {
                     &[
                         text("url", "Registry URL", true),
@@ -129,7 +156,12 @@ impl Kind {
                         text("account_id", "Account ID", true),
                         text("region", "Region", true),
                         text("namespace", "Namespace", false),
-                        secret("password", "Authorization password", false),
+                        text("access_key_id", "Access key ID", false),
+                        secret("secret_access_key", "Secret access key", false),
+                        secret("session_token", "Session token", false).advanced(),
+                        secret("password", "Authorization password", false).advanced(),
+                        text("url", "Registry URL", false).advanced(),
+                        SIGN_IN_ENDPOINT,
                     ]
                 }
             }

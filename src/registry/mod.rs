@@ -7,13 +7,16 @@
 
 mod credential;
 mod directory;
+mod docker_config;
+mod ecr;
 mod form;
 mod kind;
 mod name;
 mod origin;
 
-pub use credential::{Credential, Secret};
+pub use credential::{AwsKey, Credential, EntraApp, GoogleKey, HelperName, Secret, Source};
 pub use directory::{Address, AddressHint, Directory, DirectoryError, Resolved};
+pub use docker_config::{Entry, NoEntry, Server, find as find_login};
 pub use form::{Connection, Form, FormError, Value};
 pub use kind::{Field, FieldKind, Kind};
 pub use name::{InvalidName, RegistryName};

@@ -9,10 +9,11 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
+use arc_swap::ArcSwapOption;
 use url::Url;
 
 use super::error::{Error, Result};
-use crate::registry::{Origin, Registry, Scheme};
+use crate::registry::{Credential, Origin, Registry, Scheme};
 
 /// What a request is for; decides which origins are allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,17 +22,34 @@ pub(super) enum Purpose {
     Registry,
     /// Asking for a token, with the credential.
     Token,
+    /// Exchanging the credential at the provider's own sign-in.
+    SignIn,
     /// Following a redirect, without any credential.
     Redirect,
 }
 
 /// The rule for one registry.
 #[derive(Debug, Clone)]
-pub(super) struct Egress(Arc<Registry>);
+pub(super) struct Egress {
+    registry: Arc<Registry>,
+    /// Where the credential in use is exchanged.
+    sign_in: Arc<ArcSwapOption<Origin>>,
+}
 
 impl Egress {
     pub(super) fn new(registry: Arc<Registry>) -> Egress {
-        Egress(registry)
+        let egress = Egress { sign_in: Arc::default(), registry };
+        egress.follow_credential(&egress.registry.credential);
+        egress
+    }
+
+    /// `credential` is in use from now on.
+    pub(super) fn follow_credential(&self, credential: &Credential) {
+        self.sign_in.store(credential.endpoint().cloned().map(Arc::new));
+    }
+
+    fn is_sign_in(&self, origin: &Origin) -> bool {
+        self.sign_in.load().as_deref() == Some(origin)
     }
 
     /// Whether `url` may be requested for `purpose`; gives its origin.
@@ -41,10 +59,11 @@ impl Egress {
             Ok(origin) => origin,
             Err(error) => return refuse("the given URL".into(), error.to_string()),
         };
-        let registry = &self.0;
+        let registry = &self.registry;
         let allowed = match purpose {
             Purpose::Registry => registry.origins().any(|own| *own == origin),
             Purpose::Token => registry.trusts_realm(&origin),
+            Purpose::SignIn => self.is_sign_in(&origin),
             Purpose::Redirect => {
                 origin.scheme() == Scheme::Https
                     || registry.egress.redirect_origins.contains(&origin)
@@ -58,6 +77,7 @@ impl Egress {
                     "it is not a token service of registry `{0}`; if it is one, add `token_realms = [\"{origin}\"]` to the registry",
                     registry.name
                 ),
+                Purpose::SignIn => format!("it is not where the credential of registry `{}` signs in", registry.name),
                 Purpose::Redirect => format!(
                     "redirects go to https only; to allow this one, add `redirect_origins = [\"{origin}\"]` to registry `{}`",
                     registry.name
@@ -78,11 +98,11 @@ impl Egress {
     /// Whether a connection to `address` may be made for `origin`. Called with
     /// the very address that is then dialled.
     pub(super) fn permits(&self, origin: &Origin, address: SocketAddr) -> bool {
-        let registry = &self.0;
+        let registry = &self.registry;
         if is_public(address.ip()) || registry.egress.redirect_origins.contains(origin) {
             return true;
         }
-        let own = registry.trusts_realm(origin);
+        let own = registry.trusts_realm(origin) || self.is_sign_in(origin);
         own && registry.egress.allow_private.iter().any(|network| network.contains(&canonical(address.ip())))
     }
 
@@ -92,14 +112,14 @@ impl Egress {
             IpAddr::V4(address) => format!("{address}/32"),
             IpAddr::V6(address) => format!("{address}/128"),
         };
-        let key = if self.0.trusts_realm(origin) {
+        let key = if self.registry.trusts_realm(origin) || self.is_sign_in(origin) {
             format!("`allow_private = [\"{network}\"]`")
         } else {
             format!("`redirect_origins = [\"{origin}\"]`")
         };
         Error::Egress {
             target: origin.to_string(),
-            reason: format!("its address is not public; to allow it, add {key} to registry `{}`", self.0.name),
+            reason: format!("its address is not public; to allow it, add {key} to registry `{}`", self.registry.name),
         }
     }
 }

@@ -44,15 +44,25 @@ pub enum Error {
         /// The final status.
         status: u16,
     },
-    /// The token service does not accept the stored credential.
+    /// Whoever has to accept the registry's credential does not.
     #[error(
-        "the token service {realm} rejected the stored credential (status {status}); check the user name and secret of this registry"
+        "{at} rejected the stored credential of registry `{registry}` (status {status}); check its user name and secret"
     )]
     CredentialRejected {
-        /// The token service.
-        realm: Origin,
+        /// The registry's name.
+        registry: String,
+        /// The token service, the provider's sign-in, or the registry itself.
+        at: Origin,
         /// Its status.
         status: u16,
+    },
+    /// There is nothing to show for the registry's credential.
+    #[error("there is no login for registry `{registry}`: {cause}")]
+    NoLogin {
+        /// The registry's name.
+        registry: String,
+        /// What stands in the way.
+        cause: String,
     },
     /// A rate limit.
     #[error("upstream's rate limit is reached")]

@@ -3,7 +3,8 @@
 //!
 //! One [`Upstream`] stands for one named registry. Its connections, learned
 //! challenges and tokens are its own, so nothing that one upstream says can
-//! touch another's credential. Upstream knows no disk and no clients.
+//! touch another's credential. Upstream knows no cache and no clients; the only
+//! files it reads are those that secrets stand in (`sign_in`).
 
 mod challenge;
 mod connect;
@@ -11,6 +12,7 @@ mod egress;
 mod error;
 mod registry;
 mod send;
+mod sign_in;
 mod tls;
 mod token;
 mod traffic;

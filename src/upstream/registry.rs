@@ -4,6 +4,7 @@
 //! shown a token at once. After a refusal there is one more try with a fresh
 //! token and no third.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -27,12 +28,18 @@ use crate::registry::{Credential, Kind, Origin, Registry};
 /// Largest manifest that is taken (distribution-spec: at least 4 MB).
 pub(super) const MAX_MANIFEST: usize = 4 << 20;
 
+/// As much of an error's body as is looked at.
+const MAX_ERROR: usize = 64 * 1024;
+
 /// One registry's upstream side.
 pub struct Upstream {
     registry: Arc<Registry>,
     sender: Sender,
     tokens: Tokens,
     scheme: RwLock<Option<Scheme>>,
+    egress: Egress,
+    /// HEAD on blobs tells nothing here: a byte of each is asked for instead.
+    heads_are_refused: AtomicBool,
     /// Transfers at a time.
     pub(super) permits: Arc<Semaphore>,
 }
@@ -75,8 +82,10 @@ impl Upstream {
         let egress = Egress::new(Arc::clone(&registry));
         let connector = Connector::new(egress.clone(), tls);
         Ok(Upstream {
-            sender: Sender::new(&registry, egress, connector),
-            tokens: Tokens::new(registry.credential.clone()),
+            sender: Sender::new(&registry, egress.clone(), connector),
+            egress,
+            heads_are_refused: AtomicBool::new(false),
+            tokens: Tokens::new(registry.name.clone(), registry.credential.clone()),
             scheme: RwLock::new(None),
             permits: Arc::new(Semaphore::new(registry.egress.max_connections.max(1))),
             registry,
@@ -91,6 +100,7 @@ impl Upstream {
     /// Shows upstream another credential from now on. Running transfers go on;
     /// those of them that have to ask again ask with the new one.
     pub fn replace_credential(&self, credential: Credential) {
+        self.egress.follow_credential(&credential);
         self.tokens.replace_credential(credential);
         // What a registry challenges with may depend on who asks.
         *self.scheme.write().unwrap_or_else(PoisonError::into_inner) = None;
@@ -138,14 +148,20 @@ impl Upstream {
     /// As [`Error`] says.
     pub async fn may_read_blob(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>> {
         let path = format!("/v2/{repository}/blobs/{digest}");
-        let ask = Ask { method: Method::HEAD, ..Ask::default() };
-        let (response, origin) = match self.ask_once(&path, repository, ask).await {
-            // Registries without HEAD on blobs: one byte tells as much.
-            Err(Error::Status { status: 405, .. }) => {
-                let range = Some(HeaderValue::from_static("bytes=0-0"));
-                self.ask_once(&path, repository, Ask { range, ..Ask::default() }).await?
+        let one_byte = || Ask { range: Some(HeaderValue::from_static("bytes=0-0")), ..Ask::default() };
+        let (response, origin) = if self.heads_are_refused.load(Ordering::Relaxed) {
+            self.ask_once(&path, repository, one_byte()).await?
+        } else {
+            match self.ask_once(&path, repository, Ask { method: Method::HEAD, ..Ask::default() }).await {
+                // Registries without HEAD on blobs, or where it is refused to
+                // everybody: one byte tells as much.
+                Err(Error::Status { status: 405, .. } | Error::Denied { status: 401 }) => {
+                    let answer = self.ask_once(&path, repository, one_byte()).await?;
+                    self.heads_are_refused.store(true, Ordering::Relaxed);
+                    answer
+                }
+                other => other?,
             }
-            other => other?,
         };
         let status = response.status();
         if status.is_success() {
@@ -232,13 +248,26 @@ impl Upstream {
         follow: bool,
     ) -> Result<Answer> {
         let scope = format!("repository:{repository}:{action}");
+        let base = url.join("/v2/").map_err(|_| Error::Denied { status: 401 })?;
         let known = self.scheme.read().unwrap_or_else(PoisonError::into_inner).clone();
         if let Some(scheme) = &known {
-            ask.authorization = self.authorise(scheme, &scope).await?;
+            ask.authorization = self.authorise(scheme, &scope, repository, &base).await?;
         }
         let first = self.exchange(url, &ask, follow).await?;
-        if first.response.status() != StatusCode::UNAUTHORIZED {
-            return outcome(first);
+        match first.response.status() {
+            StatusCode::UNAUTHORIZED => {}
+            StatusCode::FORBIDDEN if !first.redirected && self.tokens.end_with_403() => {
+                let Answer { response, origin, .. } = first;
+                let body = collect(response, &origin, MAX_ERROR).await?;
+                let refused = ask.authorization.take().filter(|_| says_expired(&body));
+                let (Some(scheme), Some(refused)) = (known, refused) else {
+                    return Err(Error::Denied { status: 403 });
+                };
+                self.tokens.refused(&self.sender, &scheme, &scope, &base, &refused).await?;
+                ask.authorization = self.authorise(&scheme, &scope, repository, &base).await?;
+                return outcome(self.exchange(url, &ask, follow).await?);
+            }
+            _ => return outcome(first),
         }
         if first.redirected {
             // Whoever is behind a redirect gets no credential and no say.
@@ -251,15 +280,12 @@ impl Upstream {
             // What a registry says after refusing a token is not to be learned
             // from: several answer with another challenge, or with none.
             (Some(scheme), Some(refused)) => {
-                if matches!(scheme, Scheme::Basic) {
-                    return Err(Error::Denied { status: 401 });
-                }
-                self.tokens.forget(&scheme, &scope, &refused).await;
+                self.tokens.refused(&self.sender, &scheme, &scope, &base, &refused).await?;
                 scheme
             }
             _ => self.learn(url, first.response.headers()).await?,
         };
-        ask.authorization = self.authorise(&scheme, &scope).await?;
+        ask.authorization = self.authorise(&scheme, &scope, repository, &base).await?;
         if ask.authorization.is_none() {
             return Err(Error::Denied { status: 401 });
         }
@@ -268,10 +294,20 @@ impl Upstream {
 
     /// The header for `scope`. A scheme that cannot work is learned anew by the
     /// next request: one bad challenge must not outlive its answer.
-    async fn authorise(&self, scheme: &Scheme, scope: &str) -> Result<Option<HeaderValue>> {
-        let authorization = self.tokens.authorization(&self.sender, scheme, scope).await;
-        if authorization.as_ref().is_err_and(|error| !error.is_transient()) {
-            *self.scheme.write().unwrap_or_else(PoisonError::into_inner) = None;
+    async fn authorise(
+        &self,
+        scheme: &Scheme,
+        scope: &str,
+        repository: &Repository,
+        base: &Url,
+    ) -> Result<Option<HeaderValue>> {
+        let authorization = self.tokens.authorization(&self.sender, scheme, scope, base).await;
+        match &authorization {
+            Ok(Some(_)) => self.tokens.used_for(repository),
+            // What is wrong with a credential says nothing about the scheme.
+            Ok(None) | Err(Error::CredentialRejected { .. } | Error::NoLogin { .. } | Error::Denied { .. }) => {}
+            Err(error) if error.is_transient() => {}
+            Err(_) => *self.scheme.write().unwrap_or_else(PoisonError::into_inner) = None,
         }
         authorization
     }
@@ -330,6 +366,11 @@ fn outcome(answer: Answer) -> Result<Answer> {
         429 => Err(Error::TooManyRequests { retry_after: retry_after(headers) }),
         status => Err(Error::Status { origin: answer.origin, status }),
     }
+}
+
+/// Whether a 403 is about a login that has ended, as ECR words it.
+fn says_expired(body: &[u8]) -> bool {
+    String::from_utf8_lossy(body).contains("expired")
 }
 
 fn expect(answer: &Answer, status: StatusCode) -> Result<()> {

@@ -49,8 +49,19 @@ pub(super) struct Ask {
     pub(super) authorization: Option<HeaderValue>,
     /// A form to POST.
     pub(super) form: Option<Bytes>,
+    /// What a provider's sign-in wants to see besides.
+    pub(super) headers: Vec<(HeaderName, HeaderValue)>,
     /// The answer is a blob: use the connections with large buffers.
     pub(super) is_transfer: bool,
+}
+
+impl Ask {
+    /// A POST of a form with these fields.
+    pub(super) fn form(pairs: &[(&str, &str)]) -> Ask {
+        let mut form = url::form_urlencoded::Serializer::new(String::new());
+        form.extend_pairs(pairs);
+        Ask { method: Method::POST, form: Some(Bytes::from(form.finish())), ..Ask::default() }
+    }
 }
 
 /// An answer, and where it came from in the end.
@@ -98,6 +109,9 @@ impl Sender {
         }
         if ask.form.is_some() {
             set(CONTENT_TYPE, &Some(HeaderValue::from_static("application/x-www-form-urlencoded")));
+        }
+        for (name, value) in &ask.headers {
+            headers.insert(name, value.clone());
         }
         let client = if ask.is_transfer { &self.transfer } else { &self.control };
         let answer = timeout(FIRST_BYTE_TIMEOUT, client.request(request)).await;

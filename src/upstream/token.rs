@@ -3,19 +3,17 @@
 //! Tokens are kept per (realm, service, scope) of one registry and one
 //! generation of its credential: another registry has another [`Tokens`], and
 //! what an earlier credential was given is never shown again. One request
-//! refreshes a token for all who wait for it.
+//! refreshes a token for all who wait for it, and a credential that has been
+//! rejected is left alone for a while, whatever it would be asked for with.
 //! The scope is ours: what a challenge asks for is used only where it is not
 //! about repositories at all.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use bytes::Bytes;
-use http::{HeaderValue, Method};
+use http::{HeaderValue, StatusCode};
 use serde::Deserialize;
-use std::sync::Arc;
+use tracing::info;
 use url::Url;
 use zeroize::Zeroizing;
 
@@ -23,15 +21,19 @@ use super::challenge::Challenge;
 use super::egress::Purpose;
 use super::error::{Error, Result};
 use super::send::{Ask, Sender, collect};
-use crate::registry::Credential;
+use super::sign_in::{Attempts, Login, Shown, SignIn, jwt_lifetime};
+use crate::oci::Repository;
+use crate::registry::{Credential, RegistryName};
 
 const MAX_BODY: usize = 64 * 1024;
 /// What a token server means that names no lifetime (distribution token spec).
 const DEFAULT_LIFETIME: Duration = Duration::from_secs(60);
 const MAX_LIFETIME: Duration = Duration::from_secs(3600);
-/// A token service that said no is left in peace for this long.
-const REJECTED_FOR: Duration = Duration::from_secs(5);
+/// A scope that a token service did not give is not asked for again this long.
+const DENIED_FOR: Duration = Duration::from_secs(5);
 const MAX_TOKENS: u64 = 10_000;
+/// Repositories of which is known that their first use has been told.
+const MAX_USES: u64 = 10_000;
 
 /// How a registry wants to be authorised: learned once, from a challenge.
 #[derive(Debug, Clone)]
@@ -74,17 +76,14 @@ struct Token {
     lifetime: Duration,
 }
 
-/// A credential, and the how manieth of its registry it is.
-struct Current {
-    generation: u64,
-    credential: Credential,
-}
-
-/// The tokens of one registry.
+/// The tokens of one registry, and the credential that they are given for.
 pub(super) struct Tokens {
-    current: ArcSwap<Current>,
+    registry: RegistryName,
+    sign_in: SignIn,
+    attempts: Attempts,
     tokens: moka::future::Cache<Key, Arc<Token>>,
-    rejected: moka::sync::Cache<Key, Error>,
+    denied: moka::sync::Cache<Key, Error>,
+    uses: moka::sync::Cache<(u64, Repository), ()>,
 }
 
 /// Each token lives as long as its server said, less a margin.
@@ -97,110 +96,241 @@ impl moka::Expiry<Key, Arc<Token>> for Lifetime {
 }
 
 impl Tokens {
-    pub(super) fn new(credential: Credential) -> Tokens {
+    pub(super) fn new(registry: RegistryName, credential: Credential) -> Tokens {
         Tokens {
-            current: ArcSwap::from_pointee(Current { generation: 0, credential }),
+            sign_in: SignIn::new(registry.clone(), credential),
+            attempts: Attempts::new(registry.clone()),
             tokens: moka::future::Cache::builder().max_capacity(MAX_TOKENS).expire_after(Lifetime).build(),
-            rejected: moka::sync::Cache::builder().max_capacity(MAX_TOKENS).time_to_live(REJECTED_FOR).build(),
+            denied: moka::sync::Cache::builder().max_capacity(MAX_TOKENS).time_to_live(DENIED_FOR).build(),
+            uses: moka::sync::Cache::new(MAX_USES),
+            registry,
         }
     }
 
     /// From now on upstream is shown `credential`, and no token that an earlier
     /// one was given.
     pub(super) fn replace_credential(&self, credential: Credential) {
-        self.current.rcu(|current| Current { generation: current.generation + 1, credential: credential.clone() });
+        self.sign_in.replace(credential);
         self.tokens.invalidate_all();
-        self.rejected.invalidate_all();
+        self.denied.invalidate_all();
+    }
+
+    /// Whether a 403 may only mean that the login has ended.
+    pub(super) fn end_with_403(&self) -> bool {
+        matches!(*self.sign_in.recipe(), Credential::Aws(_))
     }
 
     /// The header that authorises `scope` under `scheme`; `None` when there is
-    /// nothing to show.
+    /// nothing to show. `base` is the registry's `/v2/`.
     pub(super) async fn authorization(
         &self,
         sender: &Sender,
         scheme: &Scheme,
         scope: &str,
+        base: &Url,
     ) -> Result<Option<HeaderValue>> {
-        let Current { generation, credential } = &*self.current.load_full();
+        let shown = self.sign_in.current(sender).await?;
+        match self.authorize(&shown, sender, scheme, scope, base).await {
+            Err(Error::CredentialRejected { registry, at, status }) => {
+                // A file may have changed, a login may have ended.
+                match self.sign_in.refused(&shown, sender).await? {
+                    Some(other) => self.authorize(&other, sender, scheme, scope, base).await,
+                    None => Err(Error::CredentialRejected { registry, at, status }),
+                }
+            }
+            other => other,
+        }
+    }
+
+    async fn authorize(
+        &self,
+        shown: &Shown,
+        sender: &Sender,
+        scheme: &Scheme,
+        scope: &str,
+        base: &Url,
+    ) -> Result<Option<HeaderValue>> {
         match scheme {
-            Scheme::Basic => Ok(basic(credential)),
+            Scheme::Basic => {
+                let Login::Basic { header, .. } = &shown.login else { return Ok(None) };
+                if !self.attempts.is_proven(shown) {
+                    self.prove(shown, sender, base, header).await?;
+                }
+                Ok(Some(header.clone()))
+            }
             Scheme::Bearer { realm, service, fixed_scope } => {
-                let key = key(*generation, realm, service.as_deref(), fixed_scope.as_deref().unwrap_or(scope));
-                if let Some(error) = self.rejected.get(&key) {
+                let key = key(shown.generation, realm, service.as_deref(), fixed_scope.as_deref().unwrap_or(scope));
+                if let Some(error) = self.denied.get(&key) {
                     return Err(error);
                 }
-                let fetched = self.tokens.try_get_with_by_ref(&key, fetch(credential, sender, realm, &key)).await;
-                match fetched {
-                    Ok(token) => Ok(Some(token.header.clone())),
-                    Err(error) => {
-                        let error = Error::clone(&error);
-                        if matches!(error, Error::CredentialRejected { .. } | Error::Denied { .. }) {
-                            self.rejected.insert(key, error.clone());
-                        }
-                        Err(error)
+                let fetched = self.tokens.try_get_with_by_ref(&key, self.fetch(shown, sender, realm, &key)).await;
+                fetched.map(|token| Some(token.header.clone())).map_err(|error| {
+                    let error = Error::clone(&error);
+                    if matches!(error, Error::Denied { .. }) {
+                        self.denied.insert(key, error.clone());
                     }
+                    error
+                })
+            }
+        }
+    }
+
+    /// Shows an unproven login to `/v2/`, as `docker login` does, before a
+    /// crowd shows it to everything else.
+    async fn prove(&self, shown: &Shown, sender: &Sender, base: &Url, header: &HeaderValue) -> Result<()> {
+        let _one = self.attempts.enter(shown).await?;
+        if self.attempts.is_proven(shown) {
+            return Ok(());
+        }
+        let ask = Ask { authorization: Some(header.clone()), ..Ask::default() };
+        let (response, at) = sender.send(Purpose::Registry, base, &ask).await?;
+        if response.status() == StatusCode::UNAUTHORIZED {
+            let error = Error::CredentialRejected { registry: self.registry.to_string(), at, status: 401 };
+            self.attempts.rejected(shown, &error);
+            return Err(error);
+        }
+        self.attempts.accepted(shown);
+        Ok(())
+    }
+
+    /// The registry refused what it was shown. Forgets it, unless another
+    /// request has replaced it meanwhile.
+    ///
+    /// # Errors
+    /// When it was the login itself, and there is no other.
+    pub(super) async fn refused(
+        &self,
+        sender: &Sender,
+        scheme: &Scheme,
+        scope: &str,
+        base: &Url,
+        refused: &HeaderValue,
+    ) -> Result<()> {
+        let shown = self.sign_in.current(sender).await?;
+        match scheme {
+            Scheme::Bearer { realm, service, fixed_scope } => {
+                let key = key(shown.generation, realm, service.as_deref(), fixed_scope.as_deref().unwrap_or(scope));
+                if self.tokens.get(&key).await.is_some_and(|token| token.header == *refused) {
+                    self.tokens.invalidate(&key).await;
                 }
+                Ok(())
+            }
+            Scheme::Basic => {
+                let Login::Basic { header, .. } = &shown.login else { return Ok(()) };
+                if header != refused || self.sign_in.refused(&shown, sender).await?.is_some() {
+                    return Ok(());
+                }
+                // Is it the login, or only this resource?
+                self.attempts.doubt(&shown);
+                self.prove(&shown, sender, base, header).await?;
+                Err(Error::Denied { status: 401 })
             }
         }
     }
 
-    /// Forgets a token that the registry did not take. Another request may
-    /// have replaced it meanwhile: then the new one stays.
-    pub(super) async fn forget(&self, scheme: &Scheme, scope: &str, refused: &HeaderValue) {
-        if let Scheme::Bearer { realm, service, fixed_scope } = scheme {
-            let generation = self.current.load().generation;
-            let key = key(generation, realm, service.as_deref(), fixed_scope.as_deref().unwrap_or(scope));
-            if self.tokens.get(&key).await.is_some_and(|token| token.header == *refused) {
-                self.tokens.invalidate(&key).await;
-            }
+    /// Tells the audit log when a credential is used for a repository for the
+    /// first time.
+    pub(super) fn used_for(&self, repository: &Repository) {
+        let Some((generation, recipe)) = self.sign_in.in_use() else { return };
+        if recipe.is_anonymous() {
+            return;
         }
+        let use_ = (generation, repository.clone());
+        if self.uses.contains_key(&use_) || !self.uses.entry(use_).or_insert(()).is_fresh() {
+            return;
+        }
+        info!(
+            target: "audit",
+            event = "credential_first_use",
+            registry = %self.registry,
+            %repository,
+            generation,
+        );
     }
-}
 
-fn basic(credential: &Credential) -> Option<HeaderValue> {
-    let Credential::Password { username, secret } = credential else { return None };
-    let pair = Zeroizing::new(format!("{username}:{}", secret.expose()));
-    let encoded = Zeroizing::new(format!("Basic {}", STANDARD.encode(pair.as_bytes())));
-    sensitive(&encoded)
-}
+    /// Asks for the token of `key`; no more than the credential may be tried.
+    async fn fetch(&self, shown: &Shown, sender: &Sender, realm: &Url, key: &Key) -> Result<Arc<Token>> {
+        if shown.login == Login::Anonymous {
+            return self.ask(shown, sender, realm, key, Some(&key.scope)).await;
+        }
+        let _permit = self.attempts.enter(shown).await?;
+        let error = match self.ask(shown, sender, realm, key, Some(&key.scope)).await {
+            Ok(token) => {
+                self.attempts.accepted(shown);
+                return Ok(token);
+            }
+            Err(error @ Error::CredentialRejected { .. }) => error,
+            Err(error) => return Err(error),
+        };
+        // Some services answer so when only the scope is refused: whether the
+        // login itself is good is asked without one, as `docker login` asks.
+        let about_repository = key.scope.contains(':');
+        if about_repository && self.attempts.deserves_a_second_opinion(shown) {
+            match self.ask(shown, sender, realm, key, None).await {
+                Ok(_) => {
+                    self.attempts.accepted(shown);
+                    return Err(Error::Denied { status: 401 });
+                }
+                Err(Error::CredentialRejected { .. } | Error::Denied { .. }) => {}
+                Err(other) => return Err(other),
+            }
+        }
+        self.attempts.rejected(shown, &error);
+        Err(error)
+    }
 
-async fn fetch(credential: &Credential, sender: &Sender, realm: &Url, key: &Key) -> Result<Arc<Token>> {
-    let mut url = realm.clone();
-    let ask = match credential {
-        Credential::IdentityToken(refresh) => {
-            let mut form = url::form_urlencoded::Serializer::new(String::new());
-            form.append_pair("grant_type", "refresh_token").append_pair("refresh_token", refresh.expose());
-            form.append_pair("client_id", "transship").append_pair("scope", &key.scope);
-            if let Some(service) = &key.service {
-                form.append_pair("service", service);
+    async fn ask(
+        &self,
+        shown: &Shown,
+        sender: &Sender,
+        realm: &Url,
+        key: &Key,
+        scope: Option<&str>,
+    ) -> Result<Arc<Token>> {
+        let mut url = realm.clone();
+        let ask = match &shown.login {
+            Login::Identity(refresh) => {
+                let mut pairs = vec![("grant_type", "refresh_token"), ("refresh_token", refresh.as_str())];
+                pairs.push(("client_id", "transship"));
+                pairs.extend(scope.map(|scope| ("scope", scope)));
+                pairs.extend(key.service.as_deref().map(|service| ("service", service)));
+                Ask::form(&pairs)
             }
-            Ask { method: Method::POST, form: Some(Bytes::from(form.finish())), ..Ask::default() }
-        }
-        credential => {
-            let mut query = url.query_pairs_mut();
-            if let Some(service) = &key.service {
-                query.append_pair("service", service);
+            login => {
+                let mut query = url.query_pairs_mut();
+                if let Some(service) = &key.service {
+                    query.append_pair("service", service);
+                }
+                if let Some(scope) = scope {
+                    query.append_pair("scope", scope);
+                }
+                let mut authorization = None;
+                if let Login::Basic { username, header } = login {
+                    // A token that is its own user name has no place in a URL.
+                    if !matches!(*self.sign_in.recipe(), Credential::TokenAsBoth(_)) {
+                        query.append_pair("account", username);
+                    }
+                    authorization = Some(header.clone());
+                }
+                drop(query);
+                Ask { authorization, ..Ask::default() }
             }
-            query.append_pair("scope", &key.scope);
-            if let Credential::Password { username, .. } = credential {
-                query.append_pair("account", username);
+        };
+        let (response, origin) = sender.send(Purpose::Token, &url, &ask).await?;
+        let status = response.status().as_u16();
+        match status {
+            200 => {
+                let body = Zeroizing::new(collect(response, &origin, MAX_BODY).await?.to_vec());
+                parse(&body).map(Arc::new).map_err(|what| Error::Protocol { origin, what: what.to_owned() })
             }
-            drop(query);
-            Ask { authorization: basic(credential), ..Ask::default() }
+            400 | 401 if shown.login != Login::Anonymous => {
+                Err(Error::CredentialRejected { registry: self.registry.to_string(), at: origin, status })
+            }
+            400 | 401 | 403 => Err(Error::Denied { status }),
+            429 => Err(Error::TooManyRequests { retry_after: super::registry::retry_after(response.headers()) }),
+            300..400 => Err(Error::Protocol { origin, what: "a redirect of the token request".to_owned() }),
+            _ => Err(Error::Status { origin, status }),
         }
-    };
-    let (response, origin) = sender.send(Purpose::Token, &url, &ask).await?;
-    let status = response.status().as_u16();
-    match status {
-        200 => {
-            let body = Zeroizing::new(collect(response, &origin, MAX_BODY).await?.to_vec());
-            parse(&body).map(Arc::new).map_err(|what| Error::Protocol { origin, what: what.to_owned() })
-        }
-        400 | 401 if !credential.is_anonymous() => Err(Error::CredentialRejected { realm: origin, status }),
-        400 | 401 | 403 => Err(Error::Denied { status }),
-        429 => Err(Error::TooManyRequests { retry_after: super::registry::retry_after(response.headers()) }),
-        300..400 => Err(Error::Protocol { origin, what: "a redirect of the token request".to_owned() }),
-        _ => Err(Error::Status { origin, status }),
     }
 }
 
@@ -232,7 +362,13 @@ fn parse(body: &[u8]) -> std::result::Result<Token, &'static str> {
         return Err("a token with characters that no token has");
     }
     let header = sensitive(&Zeroizing::new(format!("Bearer {}", *token))).ok_or("a token that fits no header")?;
-    Ok(Token { header, lifetime: lifetime(&grant.expires_in).mul_f64(0.9) })
+    let told = !grant.expires_in.is_null();
+    // Azure and others say it inside the token only.
+    let lifetime = match jwt_lifetime(&token).filter(|_| !told) {
+        Some(inside) => inside.clamp(DEFAULT_LIFETIME, MAX_LIFETIME),
+        None => lifetime(&grant.expires_in),
+    };
+    Ok(Token { header, lifetime: lifetime.mul_f64(0.9) })
 }
 
 /// Seconds, as a number or as text; what names no lifetime means the default,

@@ -19,7 +19,7 @@ const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 impl Traffic {
     /// A request has been answered with `status`, or with nothing.
     pub(super) fn answered(&self, purpose: Purpose, status: Option<u16>) {
-        if purpose == Purpose::Token {
+        if matches!(purpose, Purpose::Token | Purpose::SignIn) {
             self.tokens.fetch_add(1, Ordering::Relaxed);
             return;
         }

@@ -40,7 +40,6 @@ impl Stage {
         write("server.key", &pair.signing_key.serialize_pem());
         write("internal-ca.crt", &pair.cert.pem());
         write("gcr-key.json", "{\n  \"type\": \"service_account\"\n}\n");
-        write("ecr-password", "from-a-file\n");
         let names = DEFAULT_FILE.split("env = \"").skip(1).filter_map(|rest| rest.split('"').next());
         Stage { variables: names.map(|name| (name.to_owned(), format!("secret-of-{name}"))).collect(), dir }
     }
@@ -127,13 +126,14 @@ fn the_examples_for_runtimes_name_the_default_listener() {
 #[test]
 fn every_example_works_without_its_comment_signs() {
     let (stage, examples) = (Stage::new(), examples());
-    assert_eq!(examples.len(), 1 + Kind::ALL.len() + 3, "{examples:#?}");
+    // Azure has two.
+    assert_eq!(examples.len(), 1 + Kind::ALL.len() + 1 + 3, "{examples:#?}");
     for example in &examples {
         stage.parse(example);
         stage.parse(&format!("{DEFAULT_FILE}\n{example}"));
     }
     let all = stage.parse(&format!("{DEFAULT_FILE}\n{}", examples.concat()));
-    assert_eq!((all.registries.len(), all.clients.len()), (1 + Kind::ALL.len(), 3));
+    assert_eq!((all.registries.len(), all.clients.len()), (1 + Kind::ALL.len() + 1, 3));
     assert!(all.server.tls.is_some());
     for client in &all.clients {
         assert!(!client.grants.is_empty(), "{}", client.name);
@@ -141,9 +141,13 @@ fn every_example_works_without_its_comment_signs() {
 }
 
 fn shape(registry: &Registry) -> (String, String, String, &str, &str) {
-    let (user, secret) = match &registry.credential {
-        Credential::Password { username, secret } => (username.as_str(), secret.expose()),
-        Credential::IdentityToken(_) | Credential::Anonymous => ("-", "-"),
+    let secret = registry.credential.sources().next().map_or("-", |source| source.secret().expose());
+    let user = match &registry.credential {
+        Credential::Password { username, .. } => username.as_str(),
+        Credential::TokenAsBoth(_) => "(the token)",
+        Credential::Aws(key) => key.id.as_str(),
+        Credential::Entra(app) => app.tenant.as_str(),
+        _ => "-",
     };
     let prefix = registry.prefix.as_ref().map_or("-".to_owned(), ToString::to_string);
     (registry.name.display().to_owned(), registry.origin.to_string(), prefix, user, secret)
@@ -168,7 +172,7 @@ fn every_kind_of_the_examples_is_the_connection_it_means() {
             "My-Example-DO-Registry",
             "https://registry.digitalocean.com",
             "your-registry-name",
-            "secret-of-DIGITALOCEAN_TOKEN",
+            "(the token)",
             "secret-of-DIGITALOCEAN_TOKEN",
         ),
         (
@@ -178,7 +182,20 @@ fn every_kind_of_the_examples_is_the_connection_it_means() {
             "example-application-id",
             "secret-of-AZURE_PASSWORD",
         ),
-        ("My-Example-ECR", "https://123456789012.dkr.ecr.eu-west-1.amazonaws.com", "team", "AWS", "from-a-file"),
+        (
+            "My-Example-ACR-Entra",
+            "https://example-registry.azurecr.io",
+            "-",
+            "example-directory-id",
+            "secret-of-AZURE_PASSWORD",
+        ),
+        (
+            "My-Example-ECR",
+            "https://123456789012.dkr.ecr.eu-west-1.amazonaws.com",
+            "team",
+            "AKIAIOSFODNN7EXAMPLE",
+            "secret-of-AWS_KEY_SECRET",
+        ),
         ("My-Example-Quay", "https://quay.io", "example-org", "example-org+robot", "secret-of-QUAY_PASSWORD"),
         ("My-Example-NGC", "https://nvcr.io", "nvidia/tao", "$oauthtoken", "secret-of-NGC_API_KEY"),
         (

@@ -2,7 +2,7 @@
 
 use super::mistakes::GENERIC;
 use super::{Environment, Settings, environment, everything_said, parse};
-use crate::registry::Credential;
+use crate::registry::{Credential, Source};
 
 /// What must never be printed.
 const CANARY: &str = "canary-7f3a";
@@ -56,8 +56,31 @@ fn a_secret_that_cannot_be_taken_names_registry_key_and_source() {
             "the source `stored` of `password` is not supported",
             "use `env` or `file`",
         ),
-        ("{ helper = \"ecr-login\" }", "t.toml:6:12: ", "the source `helper` of", "use `env` or `file`"),
-        ("{ vault = \"x\" }", "t.toml:6:12: ", "registry `r`: `vault` is no source of secrets", "use `env` or `file`"),
+        (
+            "{ helper = \"../sh\" }",
+            "t.toml:6:12: ",
+            "registry `r`: what `password` is taken from is no name of a credential helper",
+            "`password = { helper = \"ecr-login\" }` runs the program docker-credential-ecr-login",
+        ),
+        ("{ helper = true }", "t.toml:6:12: ", "registry `r`: the helper of `password` has to be text", ""),
+        (
+            "{ docker_config = \"/no/such/config.json\" }",
+            "t.toml:6:12: ",
+            "registry `r`: the file /no/such/config.json, which `password` is taken from, cannot be read: No such file",
+            "check the path",
+        ),
+        (
+            "{ docker_config = \"Cargo.toml\" }",
+            "t.toml:6:12: ",
+            "registry `r`: the file of `password` is no configuration file of Docker",
+            "",
+        ),
+        (
+            "{ vault = \"x\" }",
+            "t.toml:6:12: ",
+            "registry `r`: `vault` is no source of secrets",
+            "use `env`, `file`, `docker_config` or `helper`",
+        ),
         (
             "\"clear\"",
             "t.toml:6:12: ",
@@ -91,7 +114,8 @@ fn no_mistake_shows_a_secret() {
         (format!("password = {{ value = \"{CANARY}\" }}"), "`value` is no source of secrets"),
         (format!("password = {{ env = \"PW\", value = \"{CANARY}\" }}"), "needs one source"),
         (format!("password = {{ env = [\"{CANARY}\"] }}"), "has to be text"),
-        (format!("password = {{ helper = \"{CANARY}\" }}"), "not supported by this version"),
+        (format!("password = {{ helper = \"{CANARY}/\" }}"), "is no name of a credential helper"),
+        (format!("password = {{ docker_config = \"{{ {CANARY} }}\" }}"), "is no path of a file"),
         // Under a misspelt key, beside and below another mistake.
         (format!("pasword = \"{CANARY}\""), "did you mean `password`?"),
         (format!("\"pass word\" = \"{CANARY}\""), "has no key `pass word`"),
@@ -145,11 +169,8 @@ fn what_is_loaded_does_not_print_its_secrets() {
     );
     let settings = load(&text, &environment(&[("PW", CANARY)])).unwrap();
     for registry in &settings.registries {
-        let secret = match &registry.credential {
-            Credential::Password { secret, .. } | Credential::IdentityToken(secret) => secret.expose(),
-            Credential::Anonymous => "",
-        };
-        assert_eq!(secret, CANARY, "{}", registry.name);
+        let secret = registry.credential.sources().next().unwrap().secret();
+        assert_eq!(secret.expose(), CANARY, "{}", registry.name);
     }
     for shown in [format!("{settings:?}"), format!("{settings:#?}")] {
         assert!(!shown.contains("canary"), "{shown}");
@@ -167,4 +188,50 @@ fn a_secret_in_clear_is_for_development_with_a_generic_registry() {
     assert_eq!(said.len(), 2, "{said:?}");
     assert!(said[0].starts_with("t.toml:6:12: registry `r`: `password` is a secret"), "{said:?}");
     assert!(said[1].starts_with("t.toml:7:1: [[registry]] has no key `allow_plaintext`"), "{said:?}");
+}
+
+#[test]
+fn each_source_becomes_a_recipe_that_says_where_the_secret_may_change() {
+    let dir = tempfile::tempdir().unwrap();
+    let (secret, config) = (dir.path().join("secret"), dir.path().join("config.json"));
+    std::fs::write(&secret, "one\n").unwrap();
+    std::fs::write(&config, r#"{"auths": {"r.example.com": {"username": "me", "password": "pw"}}}"#).unwrap();
+    let with = |lines: &str| load(&format!("{GENERIC}{lines}\n"), &environment(&[("PW", "p")]));
+    let credential = |lines: &str| with(lines).unwrap().registries[0].credential.clone();
+    let file = credential(&format!("username = \"u\"\npassword = {{ file = \"{}\" }}", secret.display()));
+    assert!(matches!(file.sources().next(), Some(Source::File { last, .. }) if last.expose() == "one"));
+    let helper = credential("password = { helper = \"ecr-login\" }");
+    assert!(matches!(helper, Credential::Helper { helper, .. } if helper.program() == "docker-credential-ecr-login"));
+    let docker = format!("password = {{ docker_config = \"{}\" }}", config.display());
+    assert!(matches!(credential(&docker), Credential::DockerConfig { username: None, .. }));
+    assert!(with(&format!("username = \"me\"\n{docker}")).is_ok());
+    let errors = with(&format!("username = \"you\"\n{docker}")).unwrap_err();
+    let said = errors.problems[0].to_string();
+    assert!(
+        said.starts_with("t.toml:5:12: registry `r`: the file of `password` has the login of another user"),
+        "{said}"
+    );
+}
+
+#[test]
+fn where_a_cloud_is_signed_in_to_is_checked_as_a_url_is() {
+    let ecr = "[[registry]]\nname = \"e\"\nkind = \"ecr\"\nurl = \"https://public.ecr.aws\"\naccess_key_id = \"AKIA\"\n\
+               secret_access_key = { env = \"PW\" }\n";
+    let variables = environment(&[("PW", CANARY)]);
+    assert!(load(ecr, &variables).is_ok());
+    for (line, piece) in [
+        ("sign_in_endpoint = \"http://sts.example\"", "http://sts.example is plain HTTP"),
+        ("sign_in_endpoint = \"https://169.254.169.254\"", "https://169.254.169.254 is not a public address"),
+        ("sign_in_endpoint = \"sts.example\"", "not a URL"),
+        ("region = \"us.evil/\"", "cannot be part of a host name"),
+        ("password = { env = \"PW\" }", "give the one or the other"),
+        ("session_token = { helper = \"x\" }", "is no login"),
+    ] {
+        let errors = load(&format!("{ecr}{line}\n"), &variables).expect_err(line);
+        let said = everything_said(&errors);
+        assert!(said.contains(piece) && errors.problems.len() == 1 && !said.contains("canary"), "{line}\n{said}");
+    }
+    let key = ecr.replace("\"AKIA\"", &format!("\"{CANARY}\""));
+    let said = everything_said(&load(&key, &variables).unwrap_err());
+    assert!(said.contains("letters and digits") && !said.contains("canary"), "{said}");
 }

@@ -1,0 +1,385 @@
+//! From the recipe the operator wrote to what upstream is shown now.
+//!
+//! A secret that stands in a file is read again every few seconds while it is
+//! in use; a helper is asked again after a while; a login that a cloud gave
+//! out is renewed when half its life is over. One request does that for all,
+//! and as long as the last login is good nobody waits for the next. Where the
+//! new one cannot be had, the old one is kept.
+//!
+//! A new secret is a new *generation*: nothing that an earlier one was given
+//! is shown any more. A renewed login of the same secret is not.
+
+mod attempts;
+mod aws;
+mod entra;
+mod file;
+mod google;
+mod helper;
+mod signature;
+mod token_claims;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwap;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::HeaderValue;
+use tracing::{info, warn};
+use zeroize::Zeroizing;
+
+pub(super) use attempts::Attempts;
+pub(super) use token_claims::lifetime as jwt_lifetime;
+
+use super::error::{Error, Result};
+use super::send::Sender;
+use crate::registry::{Credential, Entry, RegistryName, Secret, find_login};
+
+/// How often files are looked at while their registry is in use.
+const FILES_EVERY: Duration = Duration::from_secs(3);
+/// A login that has been refused is looked for anew at most so often.
+const REFUSED_EVERY: Duration = Duration::from_secs(5);
+/// When to try again after a renewal that failed.
+const RETRY: Duration = Duration::from_secs(10);
+/// How long a renewal may keep the one who makes it waiting while the old login
+/// is good still.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a registry's upstream is shown.
+#[derive(Clone, PartialEq, Eq)]
+pub(super) enum Login {
+    /// Nothing.
+    Anonymous,
+    /// User name and secret.
+    Basic {
+        /// The user name, which token services are told beside.
+        username: String,
+        /// The whole header.
+        header: HeaderValue,
+    },
+    /// An identity (refresh) token.
+    Identity(Zeroizing<String>),
+}
+
+impl Login {
+    fn basic(username: &str, secret: &Secret) -> Option<Login> {
+        let pair = Zeroizing::new(format!("{username}:{}", secret.expose()));
+        let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
+        Login::ready(username, &encoded)
+    }
+
+    /// From the parameter of a Basic header as it is.
+    fn ready(username: &str, parameter: &str) -> Option<Login> {
+        let mut header = HeaderValue::from_str(&Zeroizing::new(format!("Basic {parameter}"))).ok()?;
+        header.set_sensitive(true);
+        Some(Login::Basic { username: username.to_owned(), header })
+    }
+
+    fn identity(secret: &Secret) -> Login {
+        Login::Identity(Zeroizing::new(secret.expose().to_owned()))
+    }
+}
+
+/// A login, and which it is.
+pub(super) struct Shown {
+    /// Of which secret of the registry, counted.
+    pub(super) generation: u64,
+    /// The how manieth login.
+    pub(super) serial: u64,
+    pub(super) login: Login,
+}
+
+/// A login that was got, and for how long.
+struct Fresh {
+    login: Login,
+    /// `None`: until the recipe changes.
+    good_for: Option<Duration>,
+    /// Looked at again after this.
+    renew_in: Option<Duration>,
+}
+
+impl Fresh {
+    fn lasting(login: Login) -> Fresh {
+        Fresh { login, good_for: None, renew_in: None }
+    }
+
+    /// Given out for so long: renewed when half of it is over.
+    fn given_for(login: Login, lifetime: Duration) -> Fresh {
+        Fresh { login, good_for: Some(lifetime), renew_in: Some(lifetime / 2) }
+    }
+}
+
+/// The recipe, and what has come of it.
+#[derive(Clone)]
+struct Current {
+    generation: u64,
+    recipe: Arc<Credential>,
+    shown: Option<Arc<Shown>>,
+    /// When the login ends, if it does.
+    good_until: Option<Instant>,
+    renew_at: Option<Instant>,
+    files_at: Option<Instant>,
+    /// Why there is no login, and until when that is not tried again.
+    failure: Option<(Error, Instant)>,
+}
+
+impl Current {
+    fn new(generation: u64, recipe: Arc<Credential>) -> Current {
+        let files_at = file::has_any(&recipe).then(|| Instant::now() + FILES_EVERY);
+        let mut current =
+            Current { generation, recipe, shown: None, good_until: None, renew_at: None, files_at, failure: None };
+        if let Some(login) = plain(&current.recipe) {
+            current.show(Fresh::lasting(login), 0);
+        }
+        current
+    }
+
+    fn show(&mut self, fresh: Fresh, serial: u64) {
+        let now = Instant::now();
+        self.shown = Some(Arc::new(Shown { generation: self.generation, serial, login: fresh.login }));
+        self.good_until = fresh.good_for.map(|time| now + time);
+        self.renew_at = fresh.renew_in.map(|time| now + time);
+        self.failure = None;
+    }
+
+    /// The login, unless it has ended.
+    fn good(&self) -> Option<&Arc<Shown>> {
+        self.shown.as_ref().filter(|_| self.good_until.is_none_or(|end| Instant::now() < end))
+    }
+
+    fn is_due(&self) -> bool {
+        let over = |at: Option<Instant>| at.is_some_and(|at| Instant::now() >= at);
+        self.good().is_none() || over(self.renew_at) || over(self.files_at)
+    }
+
+    fn failed(&self) -> Option<Error> {
+        let (error, until) = self.failure.as_ref()?;
+        (Instant::now() < *until).then(|| error.clone())
+    }
+}
+
+/// The login of a recipe that needs nothing else.
+fn plain(recipe: &Credential) -> Option<Login> {
+    match recipe {
+        Credential::Anonymous => Some(Login::Anonymous),
+        Credential::Password { username, secret } => Login::basic(username, secret.secret()),
+        Credential::TokenAsBoth(token) => Login::basic(token.secret().expose(), token.secret()),
+        Credential::IdentityToken(token) => Some(Login::identity(token.secret())),
+        _ => None,
+    }
+}
+
+/// One registry's login.
+pub(super) struct SignIn {
+    registry: RegistryName,
+    current: ArcSwap<Current>,
+    /// Held by the one who looks for a new login. Until when a refused login is
+    /// not looked for again.
+    renewal: tokio::sync::Mutex<Option<Instant>>,
+    warned: file::Warned,
+}
+
+impl SignIn {
+    pub(super) fn new(registry: RegistryName, credential: Credential) -> SignIn {
+        SignIn {
+            registry,
+            current: ArcSwap::from_pointee(Current::new(0, Arc::new(credential))),
+            renewal: tokio::sync::Mutex::new(None),
+            warned: file::Warned::default(),
+        }
+    }
+
+    /// The recipe that is followed now.
+    pub(super) fn recipe(&self) -> Arc<Credential> {
+        Arc::clone(&self.current.load().recipe)
+    }
+
+    /// The generation of the secret in use, and its recipe.
+    pub(super) fn in_use(&self) -> Option<(u64, Arc<Credential>)> {
+        let current = self.current.load();
+        current.shown.as_ref().map(|shown| (shown.generation, Arc::clone(&current.recipe)))
+    }
+
+    /// Follows another recipe from now on.
+    pub(super) fn replace(&self, credential: Credential) {
+        let recipe = Arc::new(credential);
+        self.current.rcu(|current| Current::new(current.generation + 1, Arc::clone(&recipe)));
+    }
+
+    /// What to show now.
+    ///
+    /// # Errors
+    /// When no login can be had.
+    pub(super) async fn current(&self, sender: &Sender) -> Result<Arc<Shown>> {
+        let current = self.current.load_full();
+        let good = current.good();
+        if let Some(shown) = good.filter(|_| !current.is_due()) {
+            return Ok(Arc::clone(shown));
+        }
+        let _one = match (good, self.renewal.try_lock()) {
+            (_, Ok(one)) => one,
+            (Some(shown), Err(_)) => return Ok(Arc::clone(shown)),
+            (None, Err(_)) => self.renewal.lock().await,
+        };
+        let current = self.current.load_full();
+        if let Some(error) = current.failed().filter(|_| current.good().is_none()) {
+            return Err(error);
+        }
+        if !current.is_due() {
+            return current.good().map(Arc::clone).ok_or(Error::NotFound);
+        }
+        self.look(&current, sender, false).await
+    }
+
+    /// What was shown has been refused: whether there is something else to show.
+    ///
+    /// # Errors
+    /// When a new login was looked for and could not be had.
+    pub(super) async fn refused(&self, refused: &Shown, sender: &Sender) -> Result<Option<Arc<Shown>>> {
+        let is_other = |shown: &Arc<Shown>| (shown.generation, shown.serial) != (refused.generation, refused.serial);
+        let current = self.current.load_full();
+        if let Some(other) = current.good().filter(|shown| is_other(shown)) {
+            return Ok(Some(Arc::clone(other)));
+        }
+        if plain(&current.recipe).is_some() && current.files_at.is_none() {
+            return Ok(None);
+        }
+        let mut not_before = self.renewal.lock().await;
+        let current = self.current.load_full();
+        if let Some(other) = current.good().filter(|shown| is_other(shown)) {
+            return Ok(Some(Arc::clone(other)));
+        }
+        if let Some(error) = current.failed() {
+            return Err(error);
+        }
+        let now = Instant::now();
+        if not_before.is_some_and(|time| now < time) {
+            return Ok(None);
+        }
+        *not_before = Some(now + REFUSED_EVERY);
+        Ok(Some(self.look(&current, sender, true).await?).filter(is_other))
+    }
+
+    /// Brings files and login up to date; the caller holds the renewal.
+    /// `refused`: the login there is, is worth nothing.
+    async fn look(&self, current: &Arc<Current>, sender: &Sender, refused: bool) -> Result<Arc<Shown>> {
+        let mut next = Current::clone(current);
+        if let Some(recipe) = file::changed(&current.recipe, &self.registry, &self.warned).await {
+            info!(target: "audit", event = "credential_changed", registry = %self.registry, source = "file");
+            next = Current::new(current.generation + 1, Arc::new(recipe));
+        }
+        next.files_at = next.files_at.map(|_| Instant::now() + FILES_EVERY);
+        let due = next.renew_at.is_some_and(|at| Instant::now() >= at);
+        let renewable = plain(&next.recipe).is_none();
+        if renewable && (next.good().is_none() || due || refused) {
+            let result = match next.good().filter(|_| !refused) {
+                Some(_) => match tokio::time::timeout(PATIENCE, self.obtain(&next.recipe, sender)).await {
+                    Ok(result) => result,
+                    Err(_) => Err(self.none("signing in takes too long")),
+                },
+                None => self.obtain(&next.recipe, sender).await,
+            };
+            match result {
+                Ok(fresh) => next = self.adopt(next, fresh),
+                Err(error) => {
+                    warn!(registry = %self.registry, %error, kept = next.good().is_some(), "no new login could be had");
+                    next.renew_at = Some(Instant::now() + RETRY);
+                    if refused {
+                        next.shown = None;
+                    }
+                    let pause = if error.is_transient() { Duration::from_secs(2) } else { RETRY };
+                    next.failure = Some((error, Instant::now() + pause));
+                }
+            }
+        }
+        let result = match (next.good(), &next.failure) {
+            (Some(shown), _) => Ok(Arc::clone(shown)),
+            (None, Some((error, _))) => Err(error.clone()),
+            (None, None) => Err(self.none("its secret makes no header")),
+        };
+        // Whoever replaced the credential meanwhile has the last word.
+        let before = self.current.compare_and_swap(current, Arc::new(next));
+        if !Arc::ptr_eq(&before, current) {
+            return before.good().map(Arc::clone).ok_or_else(|| self.none("it is being replaced"));
+        }
+        result
+    }
+
+    /// Takes up a login that was got.
+    fn adopt(&self, mut next: Current, fresh: Fresh) -> Current {
+        let serial = match &next.shown {
+            Some(shown) if shown.login == fresh.login => shown.serial,
+            Some(shown) => shown.serial + 1,
+            None => 1,
+        };
+        let is_new = next.shown.as_ref().is_some_and(|shown| shown.serial != serial);
+        // What is kept elsewhere is a secret like any other; what a cloud gives
+        // out belongs to the secret that it was given for.
+        let kept_elsewhere = matches!(*next.recipe, Credential::DockerConfig { .. } | Credential::Helper { .. });
+        if is_new && kept_elsewhere {
+            info!(target: "audit", event = "credential_changed", registry = %self.registry, source = "helper");
+            next.generation += 1;
+        }
+        next.show(fresh, serial);
+        next
+    }
+
+    /// Follows a recipe that needs more than itself.
+    async fn obtain(&self, recipe: &Credential, sender: &Sender) -> Result<Fresh> {
+        match recipe {
+            Credential::DockerConfig { file, server, username } => {
+                let entry = find_login(file.secret(), server);
+                match entry.map_err(|error| self.none(&format!("the configuration file of Docker {error}")))? {
+                    Entry::Login { username: found, secret } => {
+                        self.check_user(username.as_deref(), &found)?;
+                        let login = Login::basic(&found, &secret);
+                        Ok(Fresh::lasting(login.ok_or_else(|| self.none("its secret makes no header"))?))
+                    }
+                    Entry::IdentityToken(token) => Ok(Fresh::lasting(Login::identity(&token))),
+                    Entry::Helper(name) => self.ask_helper(&name, &server.key(), username.as_deref()).await,
+                }
+            }
+            Credential::Helper { helper, server, username } => {
+                self.ask_helper(helper, &server.key(), username.as_deref()).await
+            }
+            Credential::Aws(key) => aws::sign_in(key, &self.registry, sender).await,
+            Credential::Google(key) => google::sign_in(key, &self.registry, sender).await,
+            Credential::Entra(app) => entra::sign_in(app, &self.registry, sender).await,
+            recipe => {
+                plain(recipe).map(Fresh::lasting).ok_or_else(|| self.none("its user name and secret make no header"))
+            }
+        }
+    }
+
+    async fn ask_helper(
+        &self,
+        name: &crate::registry::HelperName,
+        server: &str,
+        username: Option<&str>,
+    ) -> Result<Fresh> {
+        let answer = helper::get(name, server).await.map_err(|cause| self.none(&cause))?;
+        let login = match answer {
+            helper::Answer::Login { username: found, secret } => {
+                self.check_user(username, &found)?;
+                Login::basic(&found, &secret).ok_or_else(|| self.none("what the helper gave makes no header"))?
+            }
+            helper::Answer::IdentityToken(token) => Login::identity(&token),
+        };
+        Ok(Fresh { login, good_for: None, renew_in: Some(helper::ASK_AGAIN) })
+    }
+
+    fn check_user(&self, wanted: Option<&str>, found: &str) -> Result<()> {
+        if wanted.is_none_or(|wanted| wanted == found) {
+            return Ok(());
+        }
+        Err(self.none("the login that is kept for it is another user's than `username` says"))
+    }
+
+    fn none(&self, cause: &str) -> Error {
+        no_login(&self.registry, cause)
+    }
+}
+
+fn no_login(registry: &RegistryName, cause: impl Into<String>) -> Error {
+    Error::NoLogin { registry: registry.to_string(), cause: cause.into() }
+}
