@@ -1,12 +1,13 @@
 //! transship: a pull-through proxy that holds the registry credentials.
 //!
 //! The modules, in the order a pull meets them; each knows only those below.
-//! `cli`, `config`, `telemetry` and the wiring in `proxy` stand beside the way
-//! of a pull.
+//! `cli`, `config`, the sealed `store`, `telemetry` and the wiring in `proxy`
+//! stand beside the way of a pull.
 
 pub mod cli;
 pub mod config;
 pub mod proxy;
+pub mod store;
 pub mod telemetry;
 
 pub mod admin;
