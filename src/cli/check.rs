@@ -21,7 +21,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let settings = Settings::load(args.config.as_deref())?;
+    let (_, settings) = super::configuration(args.config.as_deref())?;
     match args.output {
         Output::Table => table(&settings),
         Output::Json => json(&settings),

@@ -7,11 +7,12 @@ mod check;
 mod demo;
 mod serve;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
-use crate::config::ConfigErrors;
+use crate::config::{ConfigErrors, Configuration, OpenError, Settings};
 
 /// A pull-through proxy that holds the registry credentials, so that container
 /// runtimes need none.
@@ -68,6 +69,14 @@ impl Cli {
             ExitCode::FAILURE
         })
     }
+}
+
+/// The configuration of `file`, with what is stored.
+fn configuration(file: Option<&Path>) -> miette::Result<(Configuration, Settings)> {
+    Configuration::open(file).map_err(|error| match error {
+        OpenError::Config(errors) => errors.into(),
+        OpenError::Store(error) => miette::miette!("{error}"),
+    })
 }
 
 /// A runtime with a thread for each core.

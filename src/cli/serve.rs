@@ -20,7 +20,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let settings = Settings::load(args.config.as_deref())?;
+    let (_, settings) = super::configuration(args.config.as_deref())?;
     telemetry::start(&settings.log).map_err(|error| miette::miette!("{error}"))?;
     super::runtime()?.block_on(serve(settings))
 }

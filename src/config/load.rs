@@ -1,7 +1,7 @@
 //! The file as a whole: its tables, and what holds between them.
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use super::problem::{ConfigErrors, Place, Problems, nearest};
 use super::registry::Parsed;
 use super::secret::Sources;
 use super::section::{Environment, Found, Section};
-use super::{Settings, client, registry, units};
+use super::{Settings, client, registry, store, units};
 use crate::access::Client;
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
@@ -20,48 +20,56 @@ use crate::cache::{CacheSettings, Durability, MinFree};
 use crate::pull::ImageName;
 use crate::registry::{AccessMode, Kind, RegistryName};
 use crate::server::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
+use crate::store::{Contents, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
-/// What is configured where nothing is.
-const IMPLIED: &str = "[[registry]]\nname = \"docker-hub\"\nkind = \"docker-hub\"\ndefault = true\n";
+/// The registry of a file that has none. It is the default unless a stored
+/// one is.
+const IMPLIED: &str = "[[registry]]\nname = \"docker-hub\"\nkind = \"docker-hub\"\n";
 
-/// How a parsed file is read, as a whole or in part.
-type Read<T> = for<'a> fn(&'a Spanned<DeValue<'a>>, &'a Environment, &'a Problems) -> Option<T>;
+/// All there is to read.
+pub(super) struct Input<'a> {
+    root: &'a Document<'a>,
+    /// Sections of the store, in the form of a file.
+    stored: &'a Document<'a>,
+    contents: &'a Contents,
+    environment: &'a Environment,
+    problems: &'a Problems,
+    stored_problems: &'a Problems,
+}
 
-pub(super) fn load(file: Option<&Path>, environment: &Environment) -> Result<Settings, ConfigErrors> {
-    load_as(file, environment, read)
+type Document<'a> = Spanned<DeValue<'a>>;
+
+/// A file's name in messages, and its text.
+pub(super) type Source<'a> = Option<(&'a str, &'a str)>;
+
+/// Everything: what the file says, and what the store adds to it.
+pub(super) fn settings(
+    file: Source<'_>,
+    environment: &Environment,
+    contents: &Contents,
+) -> Result<Settings, ConfigErrors> {
+    parse(file, environment, contents, read)
 }
 
 /// Where the admin listener is; nothing else is looked at, for whoever asks may
 /// not have the secrets that the rest names.
-pub(super) fn admin_listen(file: Option<&Path>, environment: &Environment) -> Result<SocketAddr, ConfigErrors> {
-    load_as(file, environment, |root, environment, problems| {
-        let root = Section::new("the file", Some(root), environment, problems);
-        let admin = root.table("admin", "[admin]");
-        let admin = admin.unwrap_or_else(|| Section::new("[admin]", None, environment, problems));
-        Some(read_admin(&admin.overridden_by("admin")))
-    })
+pub(super) fn admin_listen(file: Source<'_>, environment: &Environment) -> Result<SocketAddr, ConfigErrors> {
+    parse(file, environment, &Contents::default(), |input| Some(read_admin(&input.table("admin"))))
 }
 
-fn load_as<T>(file: Option<&Path>, environment: &Environment, read: Read<T>) -> Result<T, ConfigErrors> {
-    let Some(path) = file else { return parse_as(None, environment, read) };
-    let name = path.display().to_string();
-    match std::fs::read_to_string(path) {
-        Ok(text) => parse_as(Some((&name, &text)), environment, read),
-        Err(error) => {
-            let problems = Problems::of(None);
-            let message = format!("the configuration file {name} cannot be read: {error}");
-            problems.add(&Place::Nowhere, message, "check the path and its permissions".to_owned());
-            problems.settle(None)
-        }
-    }
+/// Where the store is and what it is sealed with.
+pub(super) fn store(file: Source<'_>, environment: &Environment) -> Result<StoreSettings, ConfigErrors> {
+    parse(file, environment, &Contents::default(), |input| Some(store::read(input.table("store"))))
 }
 
-pub(super) fn parse(file: Option<(&str, &str)>, environment: &Environment) -> Result<Settings, ConfigErrors> {
-    parse_as(file, environment, read)
-}
-
-fn parse_as<T>(file: Option<(&str, &str)>, environment: &Environment, read: Read<T>) -> Result<T, ConfigErrors> {
+/// Reads the configuration as a whole or in part.
+fn parse<T>(
+    file: Source<'_>,
+    environment: &Environment,
+    contents: &Contents,
+    read: for<'a> fn(&Input<'a>) -> Option<T>,
+) -> Result<T, ConfigErrors> {
     let text: Arc<str> = file.map_or("", |(_, text)| text).into();
     let problems = Problems::of(file.map(|(name, _)| (name, &text)));
     let (document, errors) = DeTable::parse_recoverable(&text);
@@ -70,23 +78,56 @@ fn parse_as<T>(file: Option<(&str, &str)>, environment: &Environment, read: Read
         let place = error.span().map_or(Place::Nowhere, Place::Hidden);
         problems.add(&place, format!("this is no TOML: {}", error.message()), None);
     }
-    let span = document.span();
-    let root = Spanned::new(span, DeValue::Table(document.into_inner()));
+    let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     // The text around a broken line would only give rise to more complaints.
     problems.settle(Some(()))?;
+    let stored = store::sections(contents);
+    let (document, _) = DeTable::parse_recoverable(&stored);
+    let stored = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     let problems = Problems::of(file.map(|(name, _)| (name, &text)));
-    let settings = read(&root, environment, &problems);
-    problems.settle(settings)
+    let stored_problems = Problems::of_the_store();
+    let input = Input {
+        root: &root,
+        stored: &stored,
+        contents,
+        environment,
+        problems: &problems,
+        stored_problems: &stored_problems,
+    };
+    let value = read(&input);
+    problems.and(stored_problems).settle(value)
 }
 
-fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, problems: &'a Problems) -> Option<Settings> {
-    let root = Section::new("the file", Some(root), environment, problems);
-    let table = |key: &'static str| {
+impl<'a> Input<'a> {
+    fn root(&self) -> Section<'a> {
+        Section::new("the file", Some(self.root), self.environment, self.problems)
+    }
+
+    /// A table of the file; empty where there is none.
+    fn table(&self, key: &'static str) -> Section<'a> {
+        self.table_of(&self.root(), key)
+    }
+
+    fn table_of(&self, root: &Section<'a>, key: &'static str) -> Section<'a> {
         let title = format!("[{key}]");
-        root.table(key, &title).unwrap_or_else(|| Section::new(title, None, environment, problems)).overridden_by(key)
-    };
+        root.table(key, &title)
+            .unwrap_or_else(|| Section::new(title, None, self.environment, self.problems))
+            .overridden_by(key)
+    }
+
+    /// The stored tables of `[[key]]`.
+    fn stored(&self, key: &'static str) -> Vec<Section<'a>> {
+        Section::new("the store", Some(self.stored), self.environment, self.stored_problems).tables(key)
+    }
+}
+
+fn read(input: &Input<'_>) -> Option<Settings> {
+    let problems = input.problems;
+    let root = input.root();
+    let table = |key: &'static str| input.table_of(&root, key);
     let (server, admin, cache, limits, log) =
         (table("server"), table("admin"), table("cache"), table("limits"), table("log"));
+    let store = store::read(table("store"));
     let (registry_sections, client_sections) = (root.tables("registry"), root.tables("client"));
     root.finish(|_| None);
 
@@ -99,11 +140,11 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
     let log = read_log(log);
 
     let mut names = Vec::new();
-    let registries = read_registries(registry_sections, environment, problems, &mut names, tag_ttl)?;
+    let registries = read_registries(input, registry_sections, &mut names, tag_ttl)?;
     let pins = check_pins(pins.unwrap_or_default(), &names, problems);
-    let clients = read_clients(client_sections, &names, problems);
+    let clients = read_clients(client_sections.into_iter().chain(input.stored("client")), &names);
     if !expose_private && server.listen.iter().any(|address| !address.ip().is_loopback()) {
-        check_exposure(&registries, problems);
+        check_exposure(&registries);
     }
     Some(Settings {
         server,
@@ -114,6 +155,7 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
         not_found_ttl,
         registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
         clients,
+        store,
         log,
     })
 }
@@ -274,19 +316,22 @@ fn read_log(log: Section<'_>) -> LogSettings {
     settings
 }
 
+/// The file's registries, or the implied one; then the stored ones.
 fn read_registries<'a>(
-    sections: Vec<Section<'a>>,
-    environment: &'a Environment,
-    problems: &Problems,
+    input: &Input<'a>,
+    of_file: Vec<Section<'a>>,
     names: &mut Vec<RegistryName>,
     tag_ttl: Duration,
-) -> Option<Vec<Parsed>> {
-    if sections.is_empty() {
-        return implied(environment, names, tag_ttl);
-    }
-    let sources = Sources { environment, stored: None };
-    let mut registries: Vec<Parsed> = Vec::new();
-    for section in sections {
+) -> Option<Vec<Parsed<'a>>> {
+    let stored = |name: &RegistryName, field: &str| {
+        let key = (name.slug().to_owned(), field.to_owned());
+        input.contents.secrets.get(&key).map(|stored| stored.secret.clone())
+    };
+    let sources = Sources { environment: input.environment, stored: Some(&stored) };
+    let mut registries: Vec<Parsed<'a>> = Vec::new();
+    let is_empty = of_file.is_empty();
+    for section in of_file.into_iter().chain(input.stored("registry")) {
+        let problems = section.problems;
         let Some(parsed) = registry::read(section, &sources, names, tag_ttl) else { continue };
         for earlier in &registries {
             let (new, old) = (&parsed.registry, &earlier.registry);
@@ -307,6 +352,9 @@ fn read_registries<'a>(
         }
         registries.push(parsed);
     }
+    if is_empty && let Some(parsed) = implied(input, names, tag_ttl) {
+        registries.insert(0, parsed);
+    }
     if !registries.iter().any(|parsed| parsed.registry.is_default)
         && let Some(hub) = registries.iter_mut().find(|parsed| parsed.registry.kind == Kind::DockerHub)
     {
@@ -315,20 +363,25 @@ fn read_registries<'a>(
     Some(registries)
 }
 
-/// Docker Hub, anonymous.
-fn implied(environment: &Environment, names: &mut Vec<RegistryName>, tag_ttl: Duration) -> Option<Vec<Parsed>> {
+/// Docker Hub, anonymous; unless something stored is called so.
+fn implied<'a>(input: &Input<'a>, names: &mut Vec<RegistryName>, tag_ttl: Duration) -> Option<Parsed<'a>> {
+    if names.iter().any(|name| name.matches("docker-hub")) {
+        return None;
+    }
     let problems = Problems::of(None);
     let document = DeTable::parse(IMPLIED).ok()?;
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
-    let root = Section::new("the defaults", Some(&root), environment, &problems);
-    let sources = Sources { environment, stored: None };
-    let sections = root.tables("registry").into_iter();
-    Some(sections.filter_map(|section| registry::read(section, &sources, names, tag_ttl)).collect())
+    let root = Section::new("the defaults", Some(&root), input.environment, &problems);
+    let sources = Sources { environment: input.environment, stored: None };
+    let parsed = registry::read(root.tables("registry").into_iter().next()?, &sources, names, tag_ttl)?;
+    let Parsed { registry, name_place, default_place, access_place, .. } = parsed;
+    Some(Parsed { registry, name_place, default_place, access_place, problems: input.problems })
 }
 
-fn read_clients(sections: Vec<Section<'_>>, registries: &[RegistryName], problems: &Problems) -> Vec<Client> {
+fn read_clients<'a>(sections: impl Iterator<Item = Section<'a>>, registries: &[RegistryName]) -> Vec<Client> {
     let mut clients: Vec<Client> = Vec::new();
     for section in sections {
+        let problems = section.problems;
         let Some((client, place)) = client::read(section, registries) else { continue };
         if clients.iter().any(|earlier| earlier.name == client.name) {
             problems.add(&place, format!("there is a client `{}` already", client.name), None);
@@ -350,11 +403,11 @@ fn check_pins(pins: Vec<Found<ImageName>>, registries: &[RegistryName], problems
 }
 
 /// A stored credential must not be open to a network by oversight.
-fn check_exposure(registries: &[Parsed], problems: &Problems) {
+fn check_exposure(registries: &[Parsed<'_>]) {
     for parsed in registries {
         let registry = &parsed.registry;
         if registry.access == AccessMode::Anyone && !registry.credential.is_anonymous() {
-            problems.add(
+            parsed.problems.add(
                 &parsed.access_place,
                 format!(
                     "registry `{}` has a credential and is open to anyone, and the listener is not on loopback: everybody who reaches it \

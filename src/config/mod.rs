@@ -6,14 +6,17 @@
 //! working directory.
 
 mod client;
+mod configuration;
 mod excerpt;
 mod load;
 mod problem;
 mod registry;
 mod secret;
 mod section;
+mod store;
 mod units;
 
+pub use configuration::{ChangeError, Configuration, OpenError};
 pub use problem::{ConfigErrors, Problem};
 
 use std::collections::BTreeMap;
@@ -27,6 +30,7 @@ use crate::cache::CacheSettings;
 use crate::pull::ImageName;
 use crate::registry::Registry;
 use crate::server::ServerSettings;
+use crate::store::{Contents, StoreSettings};
 use crate::telemetry::LogSettings;
 
 /// Everything a proxy needs to know.
@@ -48,35 +52,29 @@ pub struct Settings {
     pub registries: Vec<Arc<Registry>>,
     /// The clients, in the file's order.
     pub clients: Vec<Client>,
+    /// The store.
+    pub store: StoreSettings,
     /// The log.
     pub log: LogSettings,
 }
 
 impl Settings {
-    /// Reads `file`, or without one the defaults, with the environment of this
-    /// process.
-    ///
-    /// # Errors
-    /// All mistakes, each with its place.
-    pub fn load(file: Option<&Path>) -> Result<Settings, ConfigErrors> {
-        load::load(file, &environment())
-    }
-
     /// Where the admin listener of `file`, or of the defaults, is. The rest of
     /// the file need not be sound here: its secrets may be elsewhere.
     ///
     /// # Errors
     /// The mistakes about it, each with its place.
     pub fn admin_listen(file: Option<&Path>) -> Result<SocketAddr, ConfigErrors> {
-        load::admin_listen(file, &environment())
+        let text = configuration::read(file)?;
+        load::admin_listen(text.as_source(), &environment())
     }
 
-    /// Reads configuration text; `name` is what its file is called in messages.
+    /// Reads configuration text, and nothing that is stored; `name` is what its file is called in messages.
     ///
     /// # Errors
     /// All mistakes, each with its place.
     pub fn parse(name: &str, text: &str, environment: &BTreeMap<String, String>) -> Result<Settings, ConfigErrors> {
-        load::parse(Some((name, text)), environment)
+        load::settings(Some((name, text)), environment, &Contents::default())
     }
 }
 

@@ -41,6 +41,7 @@ pub struct Problem {
     place: Place,
     at: Option<At>,
     excerpt: Option<Excerpt>,
+    stored: bool,
 }
 
 /// A point of the file, counted from 1.
@@ -55,6 +56,11 @@ impl Problem {
     /// Line and column of the mistake, counted from 1, if it is in the file.
     pub fn line_and_column(&self) -> Option<(usize, usize)> {
         self.at.as_ref().map(|at| (at.line, at.column))
+    }
+
+    /// What is wrong, without its place.
+    pub fn message(&self) -> &str {
+        &self.message
     }
 
     /// What to do about it.
@@ -74,6 +80,8 @@ impl fmt::Display for Problem {
             write!(f, "{file}:{line}:{column}: ")?;
         } else if let Place::Variable(name) = &self.place {
             write!(f, "environment variable {name}: ")?;
+        } else if self.stored {
+            f.write_str("the store: ")?;
         }
         f.write_str(&self.message)
     }
@@ -138,12 +146,28 @@ fn count(problems: usize) -> String {
 pub(super) struct Problems {
     file: Option<(Arc<str>, Arc<str>)>,
     found: RefCell<Vec<Problem>>,
+    stored: bool,
 }
 
 impl Problems {
     /// For the text of the file `name`; `None` when there is no file.
     pub(super) fn of(file: Option<(&str, &Arc<str>)>) -> Problems {
-        Problems { file: file.map(|(name, text)| (name.into(), Arc::clone(text))), found: RefCell::default() }
+        Problems {
+            file: file.map(|(name, text)| (name.into(), Arc::clone(text))),
+            found: RefCell::default(),
+            stored: false,
+        }
+    }
+
+    /// For what the store holds.
+    pub(super) fn of_the_store() -> Problems {
+        Problems { file: None, found: RefCell::default(), stored: true }
+    }
+
+    /// Both together; those of `self` are told first.
+    pub(super) fn and(self, other: Problems) -> Problems {
+        self.found.borrow_mut().append(&mut other.found.into_inner());
+        self
     }
 
     /// Notes a mistake.
@@ -161,7 +185,14 @@ impl Problems {
             _ => None,
         };
         let help = help.into().map(|help| one_line(&help));
-        let problem = Problem { message: one_line(&message.into()), help, place: place.clone(), at, excerpt };
+        let problem = Problem {
+            message: one_line(&message.into()),
+            help,
+            place: place.clone(),
+            at,
+            excerpt,
+            stored: self.stored,
+        };
         let mut found = self.found.borrow_mut();
         // A key that is looked at twice is wrong once.
         if !found.iter().any(|earlier| earlier.place == problem.place && earlier.message == problem.message) {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
-use super::problem::{Place, nearest};
+use super::problem::{Place, Problems, nearest};
 use super::secret::Sources;
 use super::section::{Found, Section};
 use super::units;
@@ -35,21 +35,23 @@ const COMMON: &[&str] = &[
 ];
 
 /// A registry of the file, and the places that later checks speak of.
-pub(super) struct Parsed {
+pub(super) struct Parsed<'a> {
     pub(super) registry: Registry,
     pub(super) name_place: Place,
     pub(super) default_place: Option<Place>,
     pub(super) access_place: Place,
+    /// Where what is wrong with it is noted.
+    pub(super) problems: &'a Problems,
 }
 
 /// Reads one `[[registry]]`; `None` when too little of it is right. `names`
 /// are those of all the registries so far, sound or not.
-pub(super) fn read(
-    section: Section<'_>,
+pub(super) fn read<'a>(
+    section: Section<'a>,
     sources: &Sources<'_>,
     names: &mut Vec<RegistryName>,
     tag_ttl: Duration,
-) -> Option<Parsed> {
+) -> Option<Parsed<'a>> {
     let problems = section.problems;
     let name = required(&section, "name", |text| text.parse::<RegistryName>().map_err(|error| error.to_string()));
     if let Some(name) = &name {
@@ -178,7 +180,7 @@ pub(super) fn read(
         tag_ttl,
         quota,
     };
-    Some(Parsed { registry, name_place, default_place: default.map(|flag| flag.place), access_place })
+    Some(Parsed { registry, name_place, default_place: default.map(|flag| flag.place), access_place, problems })
 }
 
 fn required<T>(section: &Section<'_>, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {

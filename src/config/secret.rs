@@ -124,7 +124,8 @@ impl Sources<'_> {
         let found = stored(name?, key);
         if found.is_none() {
             let message = format!("{owner}: nothing is stored for `{key}`");
-            problems.add(place, message, "store it, or name another source".to_owned());
+            let help = format!("store it with `transship registry edit {}`, or name another source", name?);
+            problems.add(place, message, help);
         }
         found.map(Value::Secret)
     }

@@ -6,6 +6,7 @@ use std::path::Path;
 use super::super::{load, section};
 use super::{DEFAULT_FILE, Environment, Settings, environment, parse, problems};
 use crate::registry::{Credential, Kind, Registry};
+use crate::store::Contents;
 
 /// The blocks of a commented `[[registry]]`, `[[client]]` or `[server.tls]`,
 /// without their comment signs.
@@ -54,7 +55,7 @@ impl Stage {
 #[test]
 fn the_commented_default_is_the_defaults() {
     let shown = |settings: &Settings| format!("{settings:#?}");
-    let implied = load::load(None, &Environment::new()).unwrap();
+    let implied = load::settings(None, &Environment::new(), &Contents::default()).unwrap();
     assert_eq!(shown(&parse(DEFAULT_FILE).unwrap()), shown(&implied));
     assert_eq!(shown(&parse("").unwrap()), shown(&implied));
 }

@@ -53,8 +53,8 @@ fn a_secret_that_cannot_be_taken_names_registry_key_and_source() {
         (
             "{ stored = true }",
             "t.toml:6:12: ",
-            "the source `stored` of `password` is not supported",
-            "use `env` or `file`",
+            "registry `r`: nothing is stored for `password`",
+            "store it with `transship registry edit r`",
         ),
         (
             "{ helper = \"../sh\" }",

@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::mistakes::{GENERIC, one};
-use super::{Environment, Settings, environment, parse, problems};
+use super::{Settings, environment, parse, problems};
 
 const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0c2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
 
@@ -130,7 +130,7 @@ fn a_file_that_cannot_be_read_is_named() {
     let binary = dir.path().join("binary.toml");
     std::fs::write(&binary, [0xff, 0xfe]).unwrap();
     for path in [dir.path().join("absent.toml"), dir.path().to_owned(), binary] {
-        let errors = super::super::load::load(Some(&path), &Environment::new()).unwrap_err();
+        let errors = super::super::configuration::read(Some(&path)).err().unwrap();
         let said = errors.render();
         let named = format!("the configuration file {} cannot be read: ", path.display());
         assert!(said.contains(&named) && errors.problems.len() == 1, "{said}");
