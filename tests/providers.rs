@@ -84,6 +84,7 @@ fn an_image_is_pulled_from_each_provider_with_exactly_the_tokens_it_takes() {
         proxy.get(&format!("/v2/p/{name}/blobs/{layer}")).assert_content(&layer);
         assert_eq!(provider.token_requests().len(), tokens, "{dialect:?}");
         for request in provider.token_requests() {
+            assert!(!request.target.contains(SECRET), "{dialect:?}: an address is no place for a secret");
             assert_eq!(
                 (request.method.as_str(), request.header("authorization")),
                 ("GET", Some(basic(user, SECRET).as_str()))
@@ -297,6 +298,33 @@ fn an_access_key_is_exchanged_for_the_login_of_ecr_which_is_renewed_when_it_ends
     proxy.get(&format!("/v2/e/org/app/blobs/{third}")).assert_content(&third);
     assert_eq!(api.requests().len(), 2);
     assert!(!proxy.log().contains(SECRET));
+}
+
+#[test]
+fn where_a_cloud_is_signed_in_to_is_neither_a_token_service_nor_the_target_of_a_redirect() {
+    let provider = Provider::start(Dialect::Ecr, Some(("AWS", "1")));
+    let (_, layer) = provider.image("org/app", "1", b"layer");
+    let api = ecr_api();
+    let origin = api.origin();
+    provider.registry.rule(move |request, answer| {
+        if request.target.contains("/blobs/") && answer.status == 307 {
+            return Answer::status(307).header("Location", format!("{origin}/storage"));
+        }
+        if !request.target.contains("/evil/") {
+            return answer;
+        }
+        Answer::status(401).header("WWW-Authenticate", format!("Bearer realm=\"{origin}/token\",service=\"x\""))
+    });
+    let setup = Setup::new().text(&ecr(&provider, &api));
+    let proxy = setup.environment("PROVIDER_SECRET", SECRET).environment("SESSION", "session").start();
+    assert_eq!(proxy.get("/v2/e/org/app/manifests/1").status, 200, "{}", proxy.log());
+    assert_eq!(proxy.get(&format!("/v2/e/org/app/blobs/{layer}")).status, 502);
+    let proxy_anew = Setup::new().text(&ecr(&provider, &api)).environment("PROVIDER_SECRET", SECRET);
+    let proxy = proxy_anew.environment("SESSION", "session").start();
+    assert_eq!(proxy.get("/v2/e/evil/app/manifests/1").status, 502);
+    for request in api.requests() {
+        assert!(request.is("POST", "/") && request.path() == "/", "{request:?}");
+    }
 }
 
 #[test]

@@ -311,10 +311,9 @@ impl Tokens {
                     query.append_pair("scope", scope);
                 }
                 let mut authorization = None;
-                if let Login::Basic { username, header } = login {
-                    // A token that is its own user name has no place in a URL.
-                    if !matches!(*self.sign_in.recipe(), Credential::TokenAsBoth(_)) {
-                        query.append_pair("account", username);
+                if let Login::Basic { account, header } = login {
+                    if let Some(account) = account {
+                        query.append_pair("account", account);
                     }
                     authorization = Some(header.clone());
                 }

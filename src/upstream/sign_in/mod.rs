@@ -54,8 +54,9 @@ pub(super) enum Login {
     Anonymous,
     /// User name and secret.
     Basic {
-        /// The user name, which token services are told beside.
-        username: String,
+        /// The user name, which token services are told beside; not one that
+        /// is a secret itself.
+        account: Option<String>,
         /// The whole header.
         header: HeaderValue,
     },
@@ -67,14 +68,14 @@ impl Login {
     fn basic(username: &str, secret: &Secret) -> Option<Login> {
         let pair = Zeroizing::new(format!("{username}:{}", secret.expose()));
         let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
-        Login::ready(username, &encoded)
+        Login::ready(Some(username).filter(|name| *name != secret.expose()), &encoded)
     }
 
     /// From the parameter of a Basic header as it is.
-    fn ready(username: &str, parameter: &str) -> Option<Login> {
+    fn ready(account: Option<&str>, parameter: &str) -> Option<Login> {
         let mut header = HeaderValue::from_str(&Zeroizing::new(format!("Basic {parameter}"))).ok()?;
         header.set_sensitive(true);
-        Some(Login::Basic { username: username.to_owned(), header })
+        Some(Login::Basic { account: account.map(str::to_owned), header })
     }
 
     fn identity(secret: &Secret) -> Login {
@@ -470,7 +471,7 @@ mod tests {
     /// As if a login had been got that is due, and ends after `left`.
     fn give(sign_in: &SignIn, left: Duration) {
         let mut current = Current::clone(&sign_in.current.load());
-        current.show(Fresh::given_for(Login::ready("AWS", "QVdTOjE=").unwrap(), left), 1);
+        current.show(Fresh::given_for(Login::ready(Some("AWS"), "QVdTOjE=").unwrap(), left), 1);
         current.renew_at = Some(Instant::now());
         sign_in.current.store(Arc::new(current));
     }
