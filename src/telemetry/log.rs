@@ -48,12 +48,12 @@ impl LogSettings {
     }
 
     /// The level speaks of this program; what libraries say at debug and below
-    /// may hold what was sent to them.
+    /// may hold what was sent to them. The audit's lines are written at any.
     fn filter(&self) -> Result<EnvFilter, InvalidLevel> {
         let level = self.level.clone();
         let directives = match LevelFilter::from_str(&level) {
             _ if level.contains('=') => level.clone(),
-            Ok(_) if !level.is_empty() => format!("warn,transship={level}"),
+            Ok(_) if !level.is_empty() => format!("warn,audit=info,transship={level}"),
             _ => return Err(InvalidLevel { level }),
         };
         EnvFilter::try_new(directives).map_err(|_| InvalidLevel { level })

@@ -64,6 +64,8 @@ impl Egress {
             Purpose::Registry => registry.origins().any(|own| *own == origin),
             Purpose::Token => registry.trusts_realm(&origin),
             Purpose::SignIn => self.is_sign_in(&origin),
+            // What signs in may be within a private network: nobody is sent there.
+            Purpose::Redirect if self.is_sign_in(&origin) => false,
             Purpose::Redirect => {
                 origin.scheme() == Scheme::Https
                     || registry.egress.redirect_origins.contains(&origin)

@@ -304,8 +304,10 @@ impl Upstream {
         let authorization = self.tokens.authorization(&self.sender, scheme, scope, base).await;
         match &authorization {
             Ok(Some(_)) => self.tokens.used_for(repository),
-            // What is wrong with a credential says nothing about the scheme.
-            Ok(None) | Err(Error::CredentialRejected { .. } | Error::NoLogin { .. } | Error::Denied { .. }) => {}
+            Ok(None) | Err(Error::NoLogin { .. } | Error::Denied { .. }) => {}
+            // Once for each rejection: while the credential is left alone,
+            // nothing need be asked.
+            Err(Error::CredentialRejected { .. }) if !self.tokens.was_rejected() => {}
             Err(error) if error.is_transient() => {}
             Err(_) => *self.scheme.write().unwrap_or_else(PoisonError::into_inner) = None,
         }

@@ -115,6 +115,12 @@ impl Tokens {
         self.denied.invalidate_all();
     }
 
+    /// Whether the credential has been rejected since this was last asked: what
+    /// is known of the token service may be as wrong as the credential.
+    pub(super) fn was_rejected(&self) -> bool {
+        self.attempts.take_news()
+    }
+
     /// Whether a 403 may only mean that the login has ended.
     pub(super) fn end_with_403(&self) -> bool {
         matches!(*self.sign_in.recipe(), Credential::Aws(_))
@@ -305,10 +311,9 @@ impl Tokens {
                     query.append_pair("scope", scope);
                 }
                 let mut authorization = None;
-                if let Login::Basic { username, header } = login {
-                    // A token that is its own user name has no place in a URL.
-                    if !matches!(*self.sign_in.recipe(), Credential::TokenAsBoth(_)) {
-                        query.append_pair("account", username);
+                if let Login::Basic { account, header } = login {
+                    if let Some(account) = account {
+                        query.append_pair("account", account);
                     }
                     authorization = Some(header.clone());
                 }

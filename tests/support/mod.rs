@@ -3,6 +3,7 @@
 pub(crate) mod digest;
 pub(crate) mod http;
 pub(crate) mod process;
+pub(crate) mod provider;
 pub(crate) mod proxy;
 pub(crate) mod real;
 pub(crate) mod upstream;

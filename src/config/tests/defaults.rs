@@ -141,6 +141,31 @@ fn every_example_works_without_its_comment_signs() {
     }
 }
 
+#[test]
+fn every_registry_of_the_guide_to_credentials_works() {
+    let guide = include_str!("../../../docs/credentials.md");
+    let dir = tempfile::tempdir().unwrap();
+    let here = dir.path().to_str().unwrap();
+    let quoted =
+        |before: &str| -> Vec<&str> { guide.split(before).skip(1).filter_map(|rest| rest.split('"').next()).collect() };
+    for name in quoted("file = \"/run/secrets/") {
+        std::fs::write(dir.path().join(name), "secret\n").unwrap();
+    }
+    let login = r#"{"auths": {"ghcr.io": {"username": "me", "password": "pat"}}}"#;
+    std::fs::write(dir.path().join("config.json"), login).unwrap();
+    let variables = quoted("env = \"").into_iter().map(|name| (name.to_owned(), "secret".to_owned())).collect();
+    let blocks = guide.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let registries: Vec<&str> = blocks.filter(|block| block.starts_with("[[registry]]")).collect();
+    assert!(registries.len() > 8);
+    for block in registries {
+        let text =
+            block.replace("/run/secrets/", &format!("{here}/")).replace("/home/deploy/.docker/", &format!("{here}/"));
+        let settings = Settings::parse("guide.toml", &text, &variables);
+        let settings = settings.unwrap_or_else(|errors| panic!("{}", errors.render()));
+        assert!(settings.registries.iter().all(|registry| !registry.credential.is_anonymous()), "{block}");
+    }
+}
+
 fn shape(registry: &Registry) -> (String, String, String, &str, &str) {
     let secret = registry.credential.sources().next().map_or("-", |source| source.secret().expose());
     let user = match &registry.credential {

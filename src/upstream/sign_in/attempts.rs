@@ -6,6 +6,7 @@
 //! which the others wait; and one that has been rejected is left alone for a
 //! growing time. The credential counts, not what was asked with it.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -21,11 +22,24 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(300);
 /// Logins at a time of a credential that is known to be right.
 const AT_A_TIME: u32 = 8;
 
+/// How long a credential is left alone that has been rejected so many times
+/// before.
+pub(super) fn pause(before: u32) -> Duration {
+    FIRST_PAUSE.saturating_mul(1 << before.min(10)).min(LONGEST_PAUSE)
+}
+
+/// Tells the audit log that a credential has been rejected.
+pub(super) fn tell_rejected(registry: &RegistryName, generation: u64, pause: Duration, error: &Error) {
+    let pause_seconds = pause.as_secs();
+    warn!(target: "audit", event = "credential_rejected", %registry, generation, pause_seconds, %error);
+}
+
 /// The attempts with one registry's credential.
 pub(in crate::upstream) struct Attempts {
     registry: RegistryName,
     state: Mutex<State>,
     permits: Semaphore,
+    is_news: AtomicBool,
 }
 
 #[derive(Default)]
@@ -40,7 +54,12 @@ struct State {
 
 impl Attempts {
     pub(in crate::upstream) fn new(registry: RegistryName) -> Attempts {
-        Attempts { registry, state: Mutex::default(), permits: Semaphore::new(AT_A_TIME as usize) }
+        Attempts {
+            registry,
+            state: Mutex::default(),
+            permits: Semaphore::new(AT_A_TIME as usize),
+            is_news: AtomicBool::new(false),
+        }
     }
 
     /// The right to try `shown`; waits for one who is trying an unproven login.
@@ -103,22 +122,21 @@ impl Attempts {
                 // It was under way when another was rejected: one step.
                 return None;
             }
-            let pause = FIRST_PAUSE.saturating_mul(1 << state.failures.min(10)).min(LONGEST_PAUSE);
+            let pause = pause(state.failures);
             state.failures = state.failures.saturating_add(1);
             state.proven = None;
             state.blocked = Some((shown.serial, Instant::now() + pause, error.clone()));
             Some(pause)
         });
         if let Some(pause) = pause {
-            warn!(
-                target: "audit",
-                event = "credential_rejected",
-                registry = %self.registry,
-                generation = shown.generation,
-                pause_seconds = pause.as_secs(),
-                %error,
-            );
+            self.is_news.store(true, Ordering::Relaxed);
+            tell_rejected(&self.registry, shown.generation, pause, error);
         }
+    }
+
+    /// Whether there has been a rejection since this was last asked.
+    pub(in crate::upstream) fn take_news(&self) -> bool {
+        self.is_news.swap(false, Ordering::Relaxed)
     }
 
     /// What is known of an earlier secret says nothing about this one, and what

@@ -111,7 +111,7 @@ fn read(body: &[u8]) -> std::result::Result<Fresh, &'static str> {
     let pair = Zeroizing::new(STANDARD.decode(data.authorization_token.as_bytes()).unwrap_or_default());
     let user = pair.split(|byte| *byte == b':').next().and_then(|user| std::str::from_utf8(user).ok());
     let user = user.filter(|user| pair.len() > user.len() + 1).ok_or("a login that is none")?;
-    let login = Login::ready(user, &data.authorization_token).ok_or("a login that fits no header")?;
+    let login = Login::ready(Some(user), &data.authorization_token).ok_or("a login that fits no header")?;
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     // A clock that is wrong must not make the login useless: the registry says
     // when it has ended.
@@ -134,8 +134,8 @@ mod tests {
             r#"{"authorizationData":[{"authorizationToken":"QVdTOnNlY3JldA=="}]}"#,
         ] {
             let fresh = read(body.as_bytes()).ok().unwrap();
-            let Login::Basic { username, header } = fresh.login else { panic!("basic") };
-            assert_eq!((username.as_str(), header.to_str().unwrap()), ("AWS", "Basic QVdTOnNlY3JldA=="));
+            let Login::Basic { account, header } = fresh.login else { panic!("basic") };
+            assert_eq!((account.as_deref(), header.to_str().unwrap()), (Some("AWS"), "Basic QVdTOnNlY3JldA=="));
             assert_eq!((fresh.good_for, fresh.renew_in), (Some(LIFETIME), Some(LIFETIME / 2)));
         }
     }

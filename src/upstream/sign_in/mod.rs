@@ -41,6 +41,8 @@ const FILES_EVERY: Duration = Duration::from_secs(3);
 const REFUSED_EVERY: Duration = Duration::from_secs(5);
 /// When to try again after a renewal that failed.
 const RETRY: Duration = Duration::from_secs(10);
+/// The same, where a second try may well succeed.
+const RETRY_SOON: Duration = Duration::from_secs(2);
 /// How long a renewal may keep the one who makes it waiting while the old login
 /// is good still.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -52,8 +54,9 @@ pub(super) enum Login {
     Anonymous,
     /// User name and secret.
     Basic {
-        /// The user name, which token services are told beside.
-        username: String,
+        /// The user name, which token services are told beside; not one that
+        /// is a secret itself.
+        account: Option<String>,
         /// The whole header.
         header: HeaderValue,
     },
@@ -65,14 +68,14 @@ impl Login {
     fn basic(username: &str, secret: &Secret) -> Option<Login> {
         let pair = Zeroizing::new(format!("{username}:{}", secret.expose()));
         let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
-        Login::ready(username, &encoded)
+        Login::ready(Some(username).filter(|name| *name != secret.expose()), &encoded)
     }
 
     /// From the parameter of a Basic header as it is.
-    fn ready(username: &str, parameter: &str) -> Option<Login> {
+    fn ready(account: Option<&str>, parameter: &str) -> Option<Login> {
         let mut header = HeaderValue::from_str(&Zeroizing::new(format!("Basic {parameter}"))).ok()?;
         header.set_sensitive(true);
-        Some(Login::Basic { username: username.to_owned(), header })
+        Some(Login::Basic { account: account.map(str::to_owned), header })
     }
 
     fn identity(secret: &Secret) -> Login {
@@ -121,13 +124,23 @@ struct Current {
     files_at: Option<Instant>,
     /// Why there is no login, and until when that is not tried again.
     failure: Option<(Error, Instant)>,
+    /// Sign-ins that were rejected, one after the other.
+    rejections: u32,
 }
 
 impl Current {
     fn new(generation: u64, recipe: Arc<Credential>) -> Current {
         let files_at = file::has_any(&recipe).then(|| Instant::now() + FILES_EVERY);
-        let mut current =
-            Current { generation, recipe, shown: None, good_until: None, renew_at: None, files_at, failure: None };
+        let mut current = Current {
+            generation,
+            recipe,
+            shown: None,
+            good_until: None,
+            renew_at: None,
+            files_at,
+            failure: None,
+            rejections: 0,
+        };
         if let Some(login) = plain(&current.recipe) {
             current.show(Fresh::lasting(login), 0);
         }
@@ -140,6 +153,25 @@ impl Current {
         self.good_until = fresh.good_for.map(|time| now + time);
         self.renew_at = fresh.renew_in.map(|time| now + time);
         self.failure = None;
+        self.rejections = 0;
+    }
+
+    /// No login could be had.
+    fn fail(&mut self, error: Error, registry: &RegistryName) {
+        warn!(%registry, %error, kept = self.good().is_some(), "no new login could be had");
+        let pause = match &error {
+            Error::CredentialRejected { .. } => {
+                let pause = attempts::pause(self.rejections);
+                self.rejections = self.rejections.saturating_add(1);
+                attempts::tell_rejected(registry, self.generation, pause, &error);
+                pause
+            }
+            error if error.is_transient() => RETRY_SOON,
+            _ => RETRY,
+        };
+        let again = Instant::now() + pause;
+        self.renew_at = Some(again);
+        self.failure = Some((error, again));
     }
 
     /// The login, unless it has ended.
@@ -282,13 +314,10 @@ impl SignIn {
             match result {
                 Ok(fresh) => next = self.adopt(next, fresh),
                 Err(error) => {
-                    warn!(registry = %self.registry, %error, kept = next.good().is_some(), "no new login could be had");
-                    next.renew_at = Some(Instant::now() + RETRY);
                     if refused {
                         next.shown = None;
                     }
-                    let pause = if error.is_transient() { Duration::from_secs(2) } else { RETRY };
-                    next.failure = Some((error, Instant::now() + pause));
+                    next.fail(error, &self.registry);
                 }
             }
         }
@@ -382,4 +411,116 @@ impl SignIn {
 
 fn no_login(registry: &RegistryName, cause: impl Into<String>) -> Error {
     Error::NoLogin { registry: registry.to_string(), cause: cause.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use super::super::connect::Connector;
+    use super::super::egress::Egress;
+    use super::super::tls::client_config;
+    use super::*;
+    use crate::registry::{AccessMode, EgressSettings, Form, Kind, Registry, Value};
+
+    /// A registry with an access key, whose sign-in nobody answers.
+    fn registry() -> Arc<Registry> {
+        let mut form = Form::new(Kind::Ecr);
+        for (field, text) in [
+            ("url", "http://127.0.0.1:1"),
+            ("region", "eu-west-1"),
+            ("access_key_id", "AKIA"),
+            ("sign_in_endpoint", "http://127.0.0.1:1"),
+        ] {
+            form.set(field, Value::Text(text.into())).unwrap();
+        }
+        form.set("secret_access_key", Value::Secret(Secret::new("s".into()))).unwrap();
+        let connection = form.connect().unwrap();
+        let egress = EgressSettings {
+            insecure: true,
+            allow_private: vec!["127.0.0.0/8".parse().unwrap()],
+            max_connections: 1,
+            ..EgressSettings::default()
+        };
+        Arc::new(Registry {
+            name: "r".parse().unwrap(),
+            kind: Kind::Ecr,
+            origin: connection.origin,
+            endpoints: vec![],
+            image_hosts: connection.image_hosts,
+            prefix: None,
+            known_realms: vec![],
+            credential: connection.credential,
+            access: AccessMode::Grants,
+            is_default: false,
+            hosts: vec![],
+            egress,
+            tag_ttl: Duration::ZERO,
+            quota: None,
+        })
+    }
+
+    fn sign_in() -> (SignIn, Sender) {
+        let registry = registry();
+        let egress = Egress::new(Arc::clone(&registry));
+        let connector = Connector::new(egress.clone(), Arc::new(client_config(None).unwrap()));
+        let sign_in = SignIn::new(registry.name.clone(), registry.credential.clone());
+        (sign_in, Sender::new(&registry, egress, connector))
+    }
+
+    /// As if a login had been got that is due, and ends after `left`.
+    fn give(sign_in: &SignIn, left: Duration) {
+        let mut current = Current::clone(&sign_in.current.load());
+        current.show(Fresh::given_for(Login::ready(Some("AWS"), "QVdTOjE=").unwrap(), left), 1);
+        current.renew_at = Some(Instant::now());
+        sign_in.current.store(Arc::new(current));
+    }
+
+    #[tokio::test]
+    async fn a_login_that_cannot_be_renewed_stays_in_use_until_it_ends() {
+        let (sign_in, sender) = sign_in();
+        give(&sign_in, Duration::from_secs(600));
+        assert_eq!(sign_in.current(&sender).await.ok().unwrap().serial, 1);
+        let failed = sign_in.current.load().failure.is_some();
+        assert!(failed, "it was tried");
+        assert!(!sign_in.current.load().is_due(), "and is not tried again at once");
+        give(&sign_in, Duration::ZERO);
+        assert!(matches!(sign_in.current(&sender).await, Err(Error::Unreachable { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_login_that_was_refused_is_not_shown_again() {
+        let (sign_in, sender) = sign_in();
+        give(&sign_in, Duration::from_secs(600));
+        let shown = Arc::clone(sign_in.current.load().shown.as_ref().unwrap());
+        assert!(sign_in.refused(&shown, &sender).await.is_err());
+        assert!(sign_in.current(&sender).await.is_err());
+    }
+
+    #[tokio::test]
+    async fn a_replaced_recipe_is_another_generation_at_once() {
+        let (sign_in, sender) = sign_in();
+        give(&sign_in, Duration::from_secs(600));
+        let old = Arc::clone(sign_in.current.load().shown.as_ref().unwrap());
+        sign_in.replace(Credential::new("u".into(), Secret::new("p".into())));
+        let new = sign_in.current(&sender).await.ok().unwrap();
+        assert_eq!((new.generation, new.login == old.login), (1, false));
+        assert_eq!(sign_in.refused(&old, &sender).await.ok().unwrap().map(|shown| shown.generation), Some(1));
+        assert!(sign_in.refused(&new, &sender).await.ok().unwrap().is_none(), "there is no other");
+    }
+
+    #[test]
+    fn a_sign_in_that_is_rejected_is_tried_less_and_less_often() {
+        let name: RegistryName = "r".parse().unwrap();
+        let (sign_in, _) = sign_in();
+        let mut current = Current::clone(&sign_in.current.load());
+        let at = "https://api.example".parse().unwrap();
+        let error = Error::CredentialRejected { registry: "r".into(), at, status: 400 };
+        let pauses = [(); 4].map(|()| {
+            current.fail(error.clone(), &name);
+            let (_, until) = current.failure.as_ref().unwrap();
+            until.saturating_duration_since(Instant::now()).as_secs_f64().ceil()
+        });
+        assert_eq!(pauses, [5.0, 10.0, 20.0, 40.0]);
+    }
 }
