@@ -55,6 +55,13 @@ impl Link {
         // A clock that went backwards makes links look new, never old.
         now().saturating_sub(self.seen_at) < lifetime.as_secs()
     }
+
+    /// Whether it held until at most `grace` ago: then it may stand in for the
+    /// answer of an upstream that gives none.
+    pub fn held_within(&self, registry: &Registry, grace: Duration) -> bool {
+        let moved = Link { seen_at: self.seen_at.saturating_add(grace.as_secs()), ..self.clone() };
+        self.holds_for(registry) || !grace.is_zero() && moved.holds_for(registry)
+    }
 }
 
 type Key = Arc<str>;
@@ -100,13 +107,18 @@ impl Links {
 
     /// The link of `digest` through (registry, repository), if it still holds.
     pub fn get(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
+        self.last(registry, repository, digest).filter(|link| link.holds_for(registry))
+    }
+
+    /// The link of `digest` through (registry, repository), also if it holds
+    /// no longer.
+    pub fn last(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
         let key = key(registry, repository, digest);
-        let link = self.recent.get(key.as_str()).or_else(|| {
+        self.recent.get(key.as_str()).or_else(|| {
             let link = self.stored.as_ref()?.read(&key)?;
             self.recent.insert(key.as_str().into(), link.clone());
             Some(link)
-        })?;
-        link.holds_for(registry).then_some(link)
+        })
     }
 
     /// Shows every link to `visit`, as the registry's address form, repository,

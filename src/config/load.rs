@@ -17,7 +17,7 @@ use crate::access::Client;
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree};
-use crate::pull::ImageName;
+use crate::pull::{Freshness, ImageName};
 use crate::registry::{AccessMode, Kind, RegistryName};
 use crate::server::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
 use crate::telemetry::{LogFormat, LogSettings};
@@ -92,14 +92,19 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
 
     let tag_ttl = cache.read("tag_ttl", units::duration).unwrap_or(Duration::from_secs(60));
     let stale_if_error = cache.read("stale_if_error", units::duration).unwrap_or(Duration::from_secs(86_400));
-    let not_found_ttl = cache.read("not_found_ttl", units::duration).unwrap_or(Duration::from_secs(10));
+    let defaults = registry::Defaults { tag_ttl, stale_if_error };
+    let freshness = Freshness {
+        not_found_ttl: cache.read("not_found_ttl", units::duration).unwrap_or(Duration::from_secs(10)),
+        revalidate_timeout: limits.read("revalidate_timeout", units::some_time).unwrap_or(Duration::from_secs(3)),
+        offline: cache.flag("offline").is_some_and(|flag| flag.value),
+    };
     let pins = cache.list("pin", |text| text.parse::<ImageName>().map_err(|error| error.to_string()));
     let cache = read_cache(cache, &limits);
     let (server, public_url, expose_private) = read_server(server, admin, limits);
     let log = read_log(log);
 
     let mut names = Vec::new();
-    let registries = read_registries(registry_sections, environment, problems, &mut names, tag_ttl)?;
+    let registries = read_registries(registry_sections, environment, problems, &mut names, defaults)?;
     let pins = check_pins(pins.unwrap_or_default(), &names, problems);
     let clients = read_clients(client_sections, &names, problems);
     if !expose_private && server.listen.iter().any(|address| !address.ip().is_loopback()) {
@@ -110,8 +115,7 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
         public_url: public_url?,
         cache,
         pins,
-        stale_if_error,
-        not_found_ttl,
+        freshness,
         registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
         clients,
         log,
@@ -192,7 +196,7 @@ fn read_server(
             .unwrap_or(default.max_streams),
         drain_timeout: limits.read("drain_timeout", units::duration).unwrap_or(default.drain_timeout),
     };
-    limits.also_knows(["max_fills", "max_blob_size", "upstream_idle_timeout"]);
+    limits.also_knows(["max_fills", "max_blob_size", "upstream_idle_timeout", "revalidate_timeout"]);
     for section in [server, admin, limits] {
         section.finish(|_| None);
     }
@@ -279,15 +283,15 @@ fn read_registries<'a>(
     environment: &'a Environment,
     problems: &Problems,
     names: &mut Vec<RegistryName>,
-    tag_ttl: Duration,
+    defaults: registry::Defaults,
 ) -> Option<Vec<Parsed>> {
     if sections.is_empty() {
-        return implied(environment, names, tag_ttl);
+        return implied(environment, names, defaults);
     }
     let sources = Sources { environment };
     let mut registries: Vec<Parsed> = Vec::new();
     for section in sections {
-        let Some(parsed) = registry::read(section, &sources, names, tag_ttl) else { continue };
+        let Some(parsed) = registry::read(section, &sources, names, defaults) else { continue };
         for earlier in &registries {
             let (new, old) = (&parsed.registry, &earlier.registry);
             if let (Some(place), true) = (&parsed.default_place, old.is_default) {
@@ -316,14 +320,18 @@ fn read_registries<'a>(
 }
 
 /// Docker Hub, anonymous.
-fn implied(environment: &Environment, names: &mut Vec<RegistryName>, tag_ttl: Duration) -> Option<Vec<Parsed>> {
+fn implied(
+    environment: &Environment,
+    names: &mut Vec<RegistryName>,
+    defaults: registry::Defaults,
+) -> Option<Vec<Parsed>> {
     let problems = Problems::of(None);
     let document = DeTable::parse(IMPLIED).ok()?;
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     let root = Section::new("the defaults", Some(&root), environment, &problems);
     let sources = Sources { environment };
     let sections = root.tables("registry").into_iter();
-    Some(sections.filter_map(|section| registry::read(section, &sources, names, tag_ttl)).collect())
+    Some(sections.filter_map(|section| registry::read(section, &sources, names, defaults)).collect())
 }
 
 fn read_clients(sections: Vec<Section<'_>>, registries: &[RegistryName], problems: &Problems) -> Vec<Client> {

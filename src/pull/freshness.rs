@@ -1,0 +1,210 @@
+//! What may be answered without upstream: settings, the trouble that a stale
+//! answer may stand in for, and what is remembered of trouble and refusals.
+
+use std::collections::HashMap;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use super::error::Error;
+use crate::oci::Repository;
+use crate::registry::Registry;
+use crate::upstream;
+
+/// When upstream is asked again, and when not; what a registry says for itself
+/// stands with the registry.
+#[derive(Debug, Clone)]
+pub struct Freshness {
+    /// How long "not found" is remembered.
+    pub not_found_ttl: Duration,
+    /// How long a question to upstream is waited for when there is an answer
+    /// that may stand in for it.
+    pub revalidate_timeout: Duration,
+    /// No upstream is ever asked.
+    pub offline: bool,
+}
+
+/// Why an answer is given that upstream was not asked about, or did not confirm.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stale {
+    /// Upstream cannot be reached.
+    Unreachable,
+    /// Upstream did not answer in time.
+    Timeout,
+    /// Upstream's rate limit is reached.
+    RateLimited,
+    /// Upstream answered with a failure of its own.
+    ServerError,
+    /// Upstream is not to be asked.
+    Offline,
+}
+
+impl Stale {
+    /// All reasons.
+    pub const ALL: [Stale; 5] =
+        [Stale::Unreachable, Stale::Timeout, Stale::RateLimited, Stale::ServerError, Stale::Offline];
+
+    /// As metrics name it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Stale::Unreachable => "unreachable",
+            Stale::Timeout => "timeout",
+            Stale::RateLimited => "rate_limited",
+            Stale::ServerError => "server_error",
+            Stale::Offline => "offline",
+        }
+    }
+
+    /// The trouble that `error` is, if it is of the kind that passes by itself.
+    /// A refusal is no trouble: it is an answer.
+    fn of(error: &upstream::Error) -> Option<Stale> {
+        match error {
+            upstream::Error::TooManyRequests { .. } => Some(Stale::RateLimited),
+            upstream::Error::Timeout { .. } | upstream::Error::Status { status: 408, .. } => Some(Stale::Timeout),
+            upstream::Error::Status { status, .. } if *status >= 500 => Some(Stale::ServerError),
+            other => other.is_transient().then_some(Stale::Unreachable),
+        }
+    }
+}
+
+/// A question that came to nothing.
+#[derive(Debug, Clone)]
+pub(super) struct Failed {
+    /// What a client is told.
+    pub(super) error: Error,
+    /// What a stale answer may stand in for.
+    pub(super) trouble: Option<Stale>,
+}
+
+impl From<upstream::Error> for Failed {
+    fn from(error: upstream::Error) -> Self {
+        Failed { trouble: Stale::of(&error), error: error.into() }
+    }
+}
+
+impl From<Error> for Failed {
+    fn from(error: Error) -> Self {
+        Failed { error, trouble: None }
+    }
+}
+
+/// A question that was never asked, or got lost.
+pub(super) fn lost() -> Failed {
+    Error::Unavailable("too many questions to upstream at a time".to_owned()).into()
+}
+
+const MAX_REMEMBERED: u64 = 100_000;
+/// How long a refusal is remembered.
+const DENIED: Duration = Duration::from_secs(5);
+/// How long trouble is remembered, if upstream does not say.
+const TROUBLE: Duration = Duration::from_secs(5);
+/// … and at the most, if it does.
+const LONGEST_TROUBLE: Duration = Duration::from_secs(60);
+
+/// What was asked for.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Asked {
+    Manifest,
+    Blob,
+    List,
+}
+
+/// What is remembered of answers that were none: "not found" and "denied" for
+/// what was asked, trouble for the repository.
+#[derive(Clone)]
+pub(super) struct Setbacks {
+    refusals: moka::sync::Cache<String, Lasting<Error>>,
+    troubles: moka::sync::Cache<String, Lasting<Stale>>,
+    /// Counted up when what a registry said is to be forgotten: an answer to
+    /// an earlier question is not remembered under the new number.
+    generations: Arc<RwLock<HashMap<String, u64>>>,
+    not_found_ttl: Duration,
+}
+
+/// Something and how long it lasts.
+#[derive(Clone)]
+struct Lasting<T>(T, Duration);
+
+struct AsLongAsItLasts;
+
+impl<K, T> moka::Expiry<K, Lasting<T>> for AsLongAsItLasts {
+    fn expire_after_create(&self, _: &K, value: &Lasting<T>, _: Instant) -> Option<Duration> {
+        Some(value.1)
+    }
+
+    fn expire_after_update(&self, _: &K, value: &Lasting<T>, _: Instant, _: Option<Duration>) -> Option<Duration> {
+        Some(value.1)
+    }
+}
+
+/// Where a refusal will be remembered: taken before upstream is asked.
+pub(super) struct Slot(String);
+
+impl Setbacks {
+    pub(super) fn new(not_found_ttl: Duration) -> Setbacks {
+        Setbacks {
+            refusals: moka::sync::Cache::builder().max_capacity(MAX_REMEMBERED).expire_after(AsLongAsItLasts).build(),
+            troubles: moka::sync::Cache::builder().max_capacity(10_000).expire_after(AsLongAsItLasts).build(),
+            generations: Arc::default(),
+            not_found_ttl,
+        }
+    }
+
+    pub(super) fn slot(&self, registry: &Registry, repository: &Repository, asked: Asked, what: &str) -> Slot {
+        let slug = registry.name.slug();
+        let generations = self.generations.read().unwrap_or_else(PoisonError::into_inner);
+        let generation = generations.get(slug).copied().unwrap_or_default();
+        Slot(format!("{slug} {generation} {repository} {asked:?} {what}"))
+    }
+
+    /// What upstream has just answered to the same question.
+    pub(super) fn refusal(&self, slot: &Slot) -> Option<Error> {
+        self.refusals.get(&slot.0).map(|Lasting(error, _)| error)
+    }
+
+    /// Remembers `error` if it is a refusal.
+    pub(super) fn refused(&self, slot: Slot, error: &Error) {
+        let lasts = match error {
+            Error::NotFound => self.not_found_ttl,
+            Error::Denied => DENIED.min(self.not_found_ttl),
+            _ => return,
+        };
+        if !lasts.is_zero() {
+            self.refusals.insert(slot.0, Lasting(error.clone(), lasts));
+        }
+    }
+
+    /// The trouble that upstream has just had with this repository.
+    pub(super) fn trouble(&self, registry: &Registry, repository: &Repository) -> Option<Stale> {
+        self.troubles.get(&place(registry, repository)).map(|Lasting(stale, _)| stale)
+    }
+
+    /// Remembers trouble, so that not everybody has to wait for it.
+    pub(super) fn troubled(&self, registry: &Registry, repository: &Repository, stale: Stale, error: Option<&Error>) {
+        let lasts = match error {
+            Some(Error::TooManyRequests { retry_after: Some(wait) }) => (*wait).clamp(TROUBLE, LONGEST_TROUBLE),
+            _ => TROUBLE,
+        };
+        self.troubles.insert(place(registry, repository), Lasting(stale, lasts));
+    }
+
+    /// Upstream has answered.
+    pub(super) fn recovered(&self, registry: &Registry, repository: &Repository) {
+        self.troubles.invalidate(&place(registry, repository));
+    }
+
+    /// Forgets what upstream said to this registry's credential.
+    pub(super) fn forget(&self, registry: &Registry) {
+        let mut generations = self.generations.write().unwrap_or_else(PoisonError::into_inner);
+        *generations.entry(registry.name.slug().to_owned()).or_default() += 1;
+        let prefix = format!("{} ", registry.name.slug());
+        for (place, _) in &self.troubles {
+            if place.starts_with(&prefix) {
+                self.troubles.invalidate(&*place);
+            }
+        }
+    }
+}
+
+fn place(registry: &Registry, repository: &Repository) -> String {
+    format!("{} {repository}", registry.name.slug())
+}
