@@ -307,6 +307,24 @@ mod tests {
     }
 
     #[test]
+    fn a_link_stands_in_for_a_while_after_it_held() {
+        let registries = Settings::parse("t.toml", "", &std::collections::BTreeMap::new()).unwrap().registries;
+        let registry = &registries[0];
+        let hour = Duration::from_secs(3600);
+        let of_age = |age: Duration| Link { seen_at: now() - age.as_secs(), media_type: None, size: None };
+        for (age, holds, stands_in) in [
+            (Duration::ZERO, true, true),
+            (LIFETIME.0 - hour, true, true),
+            (LIFETIME.0 + hour, false, true),
+            (LIFETIME.0 + 3 * hour, false, false),
+        ] {
+            let link = of_age(age);
+            assert_eq!((link.holds_for(registry), link.held_within(registry, 2 * hour)), (holds, stands_in), "{age:?}");
+            assert_eq!(link.held_within(registry, Duration::ZERO), holds, "{age:?}");
+        }
+    }
+
+    #[test]
     fn every_link_is_shown_once_whether_it_is_written_already_or_not() {
         let registries = Settings::parse("t.toml", "", &std::collections::BTreeMap::new()).unwrap().registries;
         let registry = &registries[0];

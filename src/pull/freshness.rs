@@ -208,3 +208,84 @@ impl Setbacks {
 fn place(registry: &Registry, repository: &Repository) -> String {
     format!("{} {repository}", registry.name.slug())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    fn registries() -> Vec<Arc<Registry>> {
+        let of = |name: &str| format!("[[registry]]\nname = \"{name}\"\nkind = \"ghcr\"\n");
+        let text = of("one") + &of("two");
+        Settings::parse("t.toml", &text, &std::collections::BTreeMap::new()).unwrap().registries
+    }
+
+    fn setbacks() -> Setbacks {
+        Setbacks::new(Duration::from_secs(3600))
+    }
+
+    #[test]
+    fn only_trouble_that_passes_by_itself_may_be_bridged() {
+        let origin: crate::registry::Origin = "https://r.example".parse().unwrap();
+        let status = |status| Stale::of(&upstream::Error::Status { origin: origin.clone(), status });
+        for (code, stale) in [
+            (500, Some(Stale::ServerError)),
+            (503, Some(Stale::ServerError)),
+            (408, Some(Stale::Timeout)),
+            (400, None),
+            (416, None),
+        ] {
+            assert_eq!(status(code), stale, "{code}");
+        }
+        let limit = Duration::from_secs(1);
+        for (error, stale) in [
+            (upstream::Error::Timeout { origin: origin.clone(), limit }, Some(Stale::Timeout)),
+            (upstream::Error::Unreachable { origin: origin.clone(), cause: String::new() }, Some(Stale::Unreachable)),
+            (upstream::Error::TooManyRequests { retry_after: None }, Some(Stale::RateLimited)),
+            (upstream::Error::NotFound, None),
+            (upstream::Error::Denied { status: 403 }, None),
+            (upstream::Error::CredentialRejected { realm: origin.clone(), status: 401 }, None),
+            (upstream::Error::Protocol { origin: origin.clone(), what: String::new() }, None),
+        ] {
+            assert_eq!(Stale::of(&error), stale, "{error}");
+        }
+    }
+
+    #[test]
+    fn what_was_refused_is_forgotten_with_the_credential_and_only_that_of_its_registry() {
+        let (registries, setbacks) = (registries(), setbacks());
+        let repository = "app".parse().unwrap();
+        let slot = |registry| setbacks.slot(registry, &repository, Asked::Manifest, "1");
+        for registry in &registries {
+            setbacks.refused(slot(registry), &Error::Denied);
+            setbacks.troubled(registry, &repository, Stale::RateLimited, None);
+        }
+        let late = slot(&registries[0]);
+        setbacks.forget(&registries[0]);
+        // The answer to a question of before comes too late.
+        setbacks.refused(late, &Error::NotFound);
+        let known =
+            |registry| (setbacks.refusal(&slot(registry)).is_some(), setbacks.trouble(registry, &repository).is_some());
+        assert_eq!((known(&registries[0]), known(&registries[1])), ((false, false), (true, true)));
+    }
+
+    #[test]
+    fn a_refusal_is_about_what_was_asked_for() {
+        let (registries, setbacks) = (registries(), setbacks());
+        let (a, b) = ("app".parse().unwrap(), "app/b".parse().unwrap());
+        let of =
+            |registry: usize, repository, asked, what| setbacks.slot(&registries[registry], repository, asked, what);
+        setbacks.refused(of(0, &a, Asked::Manifest, "1"), &Error::NotFound);
+        assert!(setbacks.refusal(&of(0, &a, Asked::Manifest, "1")).is_some());
+        for other in [
+            of(1, &a, Asked::Manifest, "1"),
+            of(0, &b, Asked::Manifest, "1"),
+            of(0, &a, Asked::Blob, "1"),
+            of(0, &a, Asked::Manifest, "2"),
+        ] {
+            assert!(setbacks.refusal(&other).is_none());
+        }
+        setbacks.refused(of(0, &a, Asked::Blob, "1"), &Error::Unavailable(String::new()));
+        assert!(setbacks.refusal(&of(0, &a, Asked::Blob, "1")).is_none(), "a failure is no refusal");
+    }
+}
