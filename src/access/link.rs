@@ -49,6 +49,9 @@ impl Link {
 }
 
 impl Link {
+    /// In memory, what was removed and may still be on disk.
+    const GONE: Link = Link { seen_at: 0, media_type: None, size: None };
+
     /// Whether it still says what `registry`'s credential may read.
     pub fn holds_for(&self, registry: &Registry) -> bool {
         let lifetime = if registry.credential.is_anonymous() { LIFETIME.0 } else { LIFETIME.1 };
@@ -65,6 +68,18 @@ impl Link {
 }
 
 type Key = Arc<str>;
+
+/// The name of a link, made once where one is looked for again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkKey(Key);
+
+impl LinkKey {
+    /// Of the link of `digest` through (registry, repository).
+    pub fn new(registry: &Registry, repository: &Repository, digest: &Digest) -> LinkKey {
+        LinkKey(key(registry, repository, digest).into())
+    }
+}
+
 /// A link to write, or one to remove.
 type Change = (Key, Option<Link>);
 
@@ -113,12 +128,21 @@ impl Links {
     /// The link of `digest` through (registry, repository), also if it holds
     /// no longer.
     pub fn last(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
-        let key = key(registry, repository, digest);
-        self.recent.get(key.as_str()).or_else(|| {
-            let link = self.stored.as_ref()?.read(&key)?;
-            self.recent.insert(key.as_str().into(), link.clone());
+        self.find(&key(registry, repository, digest))
+    }
+
+    /// The link that `key` names, which is one of `registry`, if it still holds.
+    pub fn get_by_key(&self, registry: &Registry, key: &LinkKey) -> Option<Link> {
+        self.find(&key.0).filter(|link| link.holds_for(registry))
+    }
+
+    fn find(&self, key: &str) -> Option<Link> {
+        let link = self.recent.get(key).or_else(|| {
+            let link = self.stored.as_ref()?.read(key)?;
+            self.recent.insert(key.into(), link.clone());
             Some(link)
-        })
+        })?;
+        (link != Link::GONE).then_some(link)
     }
 
     /// Shows every link to `visit`, as the registry's address form, repository,
@@ -133,7 +157,9 @@ impl Links {
         // The newest are not written yet; what is in both is shown once.
         let mut seen = HashSet::new();
         for (key, link) in &self.recent {
-            show(&key, &link);
+            if link != Link::GONE {
+                show(&key, &link);
+            }
             seen.insert(Key::clone(&key));
         }
         if let Some(stored) = &self.stored
@@ -178,7 +204,8 @@ impl Links {
     /// Forgets a link: upstream is asked again.
     pub fn remove(&self, registry: &Registry, repository: &Repository, digest: &Digest) {
         let key: Key = key(registry, repository, digest).into();
-        self.recent.invalidate(&key);
+        // Until it is gone from disk too, it is not to be found there.
+        self.recent.insert(Key::clone(&key), Link::GONE);
         if let Some(stored) = &self.stored
             && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
         {
@@ -304,6 +331,25 @@ mod tests {
         });
         all.sort();
         all
+    }
+
+    #[test]
+    fn a_link_that_is_removed_is_gone_at_once_and_for_good() {
+        let registries = Settings::parse("t.toml", "", &std::collections::BTreeMap::new()).unwrap().registries;
+        let (registry, repository, digest) = (&registries[0], "a".parse().unwrap(), Digest::Sha256([1; 32]));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("links.redb");
+        let links = Links::open(&path);
+        links.put(registry, &repository, &digest, None, Some(1));
+        links.close();
+        drop(links);
+        let links = Links::open(&path);
+        // It is still on disk for a moment.
+        links.remove(registry, &repository, &digest);
+        assert_eq!((links.last(registry, &repository, &digest), all(&links)), (None, vec![]));
+        links.close();
+        drop(links);
+        assert_eq!(Links::open(&path).last(registry, &repository, &digest), None);
     }
 
     #[test]

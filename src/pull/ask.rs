@@ -14,9 +14,9 @@ use super::flight::Flights;
 use super::freshness::{Asked, Failed, Setbacks, lost};
 use super::manifest::{Manifest, ManifestHead, bytes_of};
 use super::tag::{Record, Tags};
-use crate::access::{Link, Links};
+use crate::access::{Link, LinkKey, Links};
 use crate::cache::Cache;
-use crate::oci::{Digest, Reference, Repository, Tag, check_manifest};
+use crate::oci::{Digest, MediaType, Reference, Repository, Tag, check_manifest};
 use crate::registry::Registry;
 use crate::upstream::{self, ManifestAnswer, Upstream};
 
@@ -92,7 +92,7 @@ impl Asker {
             // What was checked against the bytes counts, not what is said now.
             self.links.put(subject.registry(), repository, &digest, Some(&media_type), Some(length));
             if let Reference::Tag(tag) = reference {
-                self.record(subject, tag, Record::new(digest, media_type.clone(), length, true));
+                self.record(subject, tag, (digest, &media_type, length), true);
             }
             return Ok(Some(ManifestHead { digest, media_type, length, stale: None }));
         }
@@ -102,7 +102,7 @@ impl Asker {
             // not: it may be needed when upstream is in trouble.
             let kept = self.tags.get(subject.registry(), repository, tag).is_some_and(|record| record.linked);
             if !kept && !media_type.is_schema1() {
-                self.record(subject, tag, Record::new(digest, media_type.clone(), length, false));
+                self.record(subject, tag, (digest, &media_type, length), false);
             }
         }
         Ok(Some(ManifestHead { digest, media_type, length, stale: None }))
@@ -139,7 +139,7 @@ impl Asker {
             self.cache.put(&manifest.digest, manifest.bytes.clone());
             self.links.put(registry, repository, &manifest.digest, Some(&manifest.media_type), Some(length));
             if let (Reference::Tag(tag), true) = (reference, is_for_all) {
-                self.record(subject, tag, Record::new(manifest.digest, manifest.media_type.clone(), length, true));
+                self.record(subject, tag, (manifest.digest, &manifest.media_type, length), true);
             }
         }
         Ok(manifest)
@@ -150,8 +150,10 @@ impl Asker {
         self.setbacks.slot(subject.registry(), &subject.repository, Asked::Manifest, &reference)
     }
 
-    fn record(&self, subject: &Subject, tag: &Tag, record: Record) {
-        self.tags.put(subject.registry(), &subject.repository, tag, record);
+    fn record(&self, subject: &Subject, tag: &Tag, named: (Digest, &MediaType, u64), linked: bool) {
+        let (registry, repository, (digest, media_type, length)) = (subject.registry(), &subject.repository, named);
+        let link = LinkKey::new(registry, repository, &digest);
+        self.tags.put(registry, repository, tag, Record::new(digest, link, media_type.clone(), length, linked));
     }
 
     /// Remembers a failure; what is refused now was not to be had by what was

@@ -92,7 +92,8 @@ pub(super) fn lost() -> Failed {
     Error::Unavailable("too many questions to upstream at a time".to_owned()).into()
 }
 
-const MAX_REMEMBERED: u64 = 100_000;
+/// Bytes of refusals that are remembered: about 100 000 of them.
+const MAX_REMEMBERED: u64 = 32 << 20;
 /// How long a refusal is remembered.
 const DENIED: Duration = Duration::from_secs(5);
 /// How long trouble is remembered, if upstream does not say.
@@ -142,7 +143,12 @@ pub(super) struct Slot(String);
 impl Setbacks {
     pub(super) fn new(not_found_ttl: Duration) -> Setbacks {
         Setbacks {
-            refusals: moka::sync::Cache::builder().max_capacity(MAX_REMEMBERED).expire_after(AsLongAsItLasts).build(),
+            refusals: moka::sync::Cache::builder()
+                .max_capacity(MAX_REMEMBERED)
+                // A query may be as long as a request's target.
+                .weigher(|key: &String, _| u32::try_from(key.len() + 128).unwrap_or(u32::MAX))
+                .expire_after(AsLongAsItLasts)
+                .build(),
             troubles: moka::sync::Cache::builder().max_capacity(10_000).expire_after(AsLongAsItLasts).build(),
             generations: Arc::default(),
             not_found_ttl,

@@ -30,7 +30,7 @@ impl Puller {
     ) -> Result<Manifest> {
         let record = self.asker.tags.get(registry, repository, tag);
         if let Some(record) = record.as_ref().filter(|record| record.is_fresh(registry, tag)) {
-            let link = self.links.get(registry, repository, &record.digest);
+            let link = self.links.get_by_key(registry, &record.link);
             if let Some(manifest) = self.asker.stored(&record.digest, link).await {
                 self.tag_counts.count(TagFrom::Cache);
                 return Ok(manifest);
@@ -100,7 +100,7 @@ impl Puller {
             })
         };
         if let Some(record) = record.as_ref().filter(|record| record.is_fresh(registry, tag))
-            && let Some(head) = known(record, self.links.get(registry, repository, &record.digest))
+            && let Some(head) = known(record, self.links.get_by_key(registry, &record.link))
         {
             self.tag_counts.count(TagFrom::Cache);
             return Ok(Some(head).filter(|head| accept.allows(&head.media_type)));
@@ -143,8 +143,7 @@ async fn look_up(asker: &Asker, subject: &Subject, tag: &Tag) -> std::result::Re
     if let Some(record) = asker.tags.get(registry, repository, tag) {
         // The look-up before this one may have ended just now.
         if record.is_fresh(registry, tag)
-            && let Some(manifest) =
-                asker.stored(&record.digest, asker.links.get(registry, repository, &record.digest)).await
+            && let Some(manifest) = asker.stored(&record.digest, asker.links.get_by_key(registry, &record.link)).await
         {
             return Ok((manifest, TagFrom::Cache));
         }

@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use redb::{Database, ReadableDatabase as _, ReadableTableMetadata as _, TableDefinition};
 use tracing::warn;
 
+use crate::access::LinkKey;
 use crate::oci::{Digest, MediaType, Repository, Tag};
 use crate::registry::Registry;
 
@@ -30,6 +31,8 @@ const COMMIT_EVERY: Duration = Duration::from_millis(500);
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(in crate::pull) struct Record {
     pub(in crate::pull) digest: Digest,
+    /// Names the permission to serve that.
+    pub(in crate::pull) link: LinkKey,
     pub(in crate::pull) media_type: MediaType,
     /// Length of the manifest in bytes.
     pub(in crate::pull) length: u64,
@@ -46,8 +49,14 @@ pub(in crate::pull) struct Record {
 
 impl Record {
     /// As upstream has just said.
-    pub(in crate::pull) fn new(digest: Digest, media_type: MediaType, length: u64, linked: bool) -> Record {
-        Record { digest, media_type, length, linked, age: Duration::ZERO, at: Instant::now(), due: false }
+    pub(in crate::pull) fn new(
+        digest: Digest,
+        link: LinkKey,
+        media_type: MediaType,
+        length: u64,
+        linked: bool,
+    ) -> Record {
+        Record { digest, link, media_type, length, linked, age: Duration::ZERO, at: Instant::now(), due: false }
     }
 
     fn age_at(&self, now: Instant) -> Duration {
@@ -76,11 +85,12 @@ impl Record {
 
 type Key = Arc<str>;
 /// What goes to disk: the record and when upstream said it; or that it is gone.
-type Change = (Key, Option<(Record, u64)>);
+type Change = (Key, Option<(Arc<Record>, u64)>);
 
 /// All records of this process.
 pub struct Tags {
-    recent: moka::sync::Cache<Key, Record>,
+    /// `None`: removed, though it may still be on disk.
+    recent: moka::sync::Cache<Key, Option<Arc<Record>>>,
     stored: Option<Stored>,
 }
 
@@ -119,29 +129,30 @@ impl Tags {
     }
 
     /// What upstream last said of `tag`.
-    pub(in crate::pull) fn get(&self, registry: &Registry, repository: &Repository, tag: &Tag) -> Option<Record> {
+    pub(in crate::pull) fn get(&self, registry: &Registry, repository: &Repository, tag: &Tag) -> Option<Arc<Record>> {
         let key = key(registry, repository, tag);
-        self.recent.get(key.as_str()).or_else(|| {
-            let record = self.stored.as_ref()?.read(&key, registry)?;
-            self.recent.insert(key.as_str().into(), record.clone());
-            Some(record)
-        })
+        if let Some(known) = self.recent.get(key.as_str()) {
+            return known;
+        }
+        let record = Arc::new(self.stored.as_ref()?.read(&key, registry, repository)?);
+        self.recent.insert(key.into(), Some(Arc::clone(&record)));
+        Some(record)
     }
 
     /// Remembers what upstream has just said of `tag`.
     pub(in crate::pull) fn put(&self, registry: &Registry, repository: &Repository, tag: &Tag, record: Record) {
-        let key: Key = key(registry, repository, tag).into();
+        let (key, record): (Key, _) = (key(registry, repository, tag).into(), Arc::new(record));
         // What was never pulled is not worth keeping for another process.
         if record.linked {
-            self.write((Arc::clone(&key), Some((record.clone(), now()))));
+            self.write((Arc::clone(&key), Some((Arc::clone(&record), now()))));
         }
-        self.recent.insert(key, record);
+        self.recent.insert(key, Some(record));
     }
 
     /// The tag is gone, or it is no longer for us.
     pub(in crate::pull) fn remove(&self, registry: &Registry, repository: &Repository, tag: &Tag) {
         let key: Key = key(registry, repository, tag).into();
-        self.recent.invalidate(&key);
+        self.recent.insert(Key::clone(&key), None);
         self.write((key, None));
     }
 
@@ -153,8 +164,8 @@ impl Tags {
         }
         let prefix = format!("{} ", registry.name.slug());
         for (key, record) in &self.recent {
-            if key.starts_with(&prefix) {
-                self.recent.insert(Key::clone(&key), Record { due: true, ..record });
+            if let (true, Some(record)) = (key.starts_with(&prefix), record) {
+                self.recent.insert(Key::clone(&key), Some(Arc::new(Record { due: true, ..Record::clone(&record) })));
             }
         }
     }
@@ -196,14 +207,16 @@ impl Stored {
         Stored { database, queue: Mutex::new(Some(queue)), writer: Mutex::new(writer), forgotten: Mutex::default() }
     }
 
-    fn read(&self, key: &str, registry: &Registry) -> Option<Record> {
+    fn read(&self, key: &str, registry: &Registry, repository: &Repository) -> Option<Record> {
         let transaction = self.database.begin_read().ok()?;
         let table = transaction.open_table(TABLE).ok()?;
         let found = table.get(key).ok()??;
         let (digest, said, media_type, length) = found.value();
+        let digest = digest.parse().ok()?;
         let forgotten = self.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
         Some(Record {
-            digest: digest.parse().ok()?,
+            digest,
+            link: LinkKey::new(registry, repository, &digest),
             media_type: MediaType::parse(media_type)?,
             length,
             linked: true,
@@ -290,7 +303,9 @@ mod tests {
     }
 
     fn record(n: u8) -> Record {
-        Record::new(Digest::Sha256([n; 32]), MediaType::parse("a/b").unwrap(), 7, true)
+        let (registry, digest) = (registry(""), Digest::Sha256([n; 32]));
+        let link = LinkKey::new(&registry, &"library/a".parse().unwrap(), &digest);
+        Record::new(digest, link, MediaType::parse("a/b").unwrap(), 7, true)
     }
 
     #[test]
@@ -330,7 +345,7 @@ mod tests {
         for (past, at_least) in [(0, 0), (45, 45), (86_400, 86_400), (-86_400, 0)] {
             let tags = Tags::open(&path);
             let said = now().checked_add_signed(-past).unwrap();
-            tags.write((key(&registry, &repository, &tag).into(), Some((record(1), said))));
+            tags.write((key(&registry, &repository, &tag).into(), Some((Arc::new(record(1)), said))));
             tags.close();
             drop(tags);
             let tags = Tags::open(&path);
@@ -363,6 +378,7 @@ mod tests {
         tags.forget(&registry);
         assert!(!tags.get(&registry, &repository, &tag).unwrap().is_fresh(&registry, &tag), "not only in memory");
         tags.remove(&registry, &repository, &tag);
+        assert_eq!(tags.get(&registry, &repository, &tag), None, "though it is still on disk for a moment");
         tags.close();
         drop(tags);
         assert_eq!(Tags::open(&path).get(&registry, &repository, &tag), None);
@@ -372,7 +388,8 @@ mod tests {
     fn a_table_that_is_full_is_begun_anew() {
         let dir = tempfile::tempdir().unwrap();
         let database = Database::create(dir.path().join("tags.redb")).unwrap();
-        let put = |n: u8| commit(&database, &[(format!("hub a {n}").into(), Some((record(n), 0)))], 3).unwrap();
+        let put =
+            |n: u8| commit(&database, &[(format!("hub a {n}").into(), Some((Arc::new(record(n)), 0)))], 3).unwrap();
         let count = || database.begin_read().unwrap().open_table(TABLE).unwrap().len().unwrap();
         (0..3).for_each(put);
         assert_eq!(count(), 3);
