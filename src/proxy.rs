@@ -17,7 +17,7 @@ use crate::api::Api;
 use crate::cache::{Cache, LayoutError};
 use crate::config::Settings;
 use crate::kernel;
-use crate::pull::Puller;
+use crate::pull::{Puller, Tags};
 use crate::registry::Directory;
 use crate::server::{Server, ServerError};
 use crate::telemetry::Metrics;
@@ -69,9 +69,12 @@ impl Proxy {
     /// As [`StartError`] says; nothing is left running then.
     pub async fn start(settings: Settings) -> Result<Proxy, StartError> {
         kernel::raise_file_limit();
-        let links_path = settings.cache.dir.join("links.redb");
+        let (links_path, tags_path) = (settings.cache.dir.join("links.redb"), settings.cache.dir.join("tags.redb"));
         let cache = Cache::open(settings.cache)?;
-        let links = if cache.is_writer() { Links::open(&links_path) } else { Links::in_memory() };
+        let (links, tags) = match cache.is_writer() {
+            true => (Links::open(&links_path), Tags::open(&tags_path)),
+            false => (Links::in_memory(), Tags::in_memory()),
+        };
         let directory = Arc::new(Directory::new(settings.registries.clone()));
         let mut pinned = Vec::new();
         for image in &settings.pins {
@@ -80,7 +83,7 @@ impl Proxy {
                 Err(error) => warn!(%image, %error, "this image cannot be pinned"),
             }
         }
-        let puller = Puller::new(&settings.registries, cache, links, &pinned)
+        let puller = Puller::new(&settings.registries, cache, links, tags, &settings.freshness, &pinned)
             .map_err(|(registry, cause)| StartError::Registry { registry, cause })?;
         let puller = Arc::new(puller);
         let metrics = Arc::new(Metrics::new(Box::new(Readings::new(Arc::clone(&puller)))));

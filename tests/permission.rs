@@ -26,6 +26,7 @@ fn tenants() -> Tenants {
     let (alices, bobs) = (Upstream::start(), Upstream::start());
     let digest = alices.blob("app", &noise(1, 200_000));
     let proxy = Setup::new()
+        .sections("[cache]\nnot_found_ttl = \"50ms\"\n")
         .registry("alices", &alices, &credential())
         .registry("bobs", &bobs, &credential())
         .text(&client("alice", ALICE, "alices/**"))

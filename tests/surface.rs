@@ -41,14 +41,15 @@ fn a_manifest_comes_with_its_exact_bytes_type_and_digest() {
 
 #[test]
 fn a_manifest_by_digest_is_kept_and_a_tag_is_asked_for_again() {
-    let (upstream, proxy) = start();
+    let upstream = Upstream::start();
+    let proxy = Setup::open(&upstream).sections("[cache]\ntag_ttl = \"0s\"\n").start();
     let first = upstream.image("app", "1", &[b"one"]);
     assert_eq!(proxy.get("/v2/app/manifests/1").body, first);
     upstream.forget();
     assert_eq!(proxy.get(&format!("/v2/app/manifests/{}", sha256(&first))).body, first);
     assert_eq!(upstream.connections(), 0);
     let second = upstream.image("app", "1", &[b"two"]);
-    assert!(crate::support::proxy::eventually(|| proxy.get("/v2/app/manifests/1").body == second));
+    assert_eq!(proxy.get("/v2/app/manifests/1").body, second);
 }
 
 #[test]
@@ -113,7 +114,8 @@ fn a_head_of_a_blob_that_is_not_here_fetches_nothing() {
 
 #[test]
 fn tags_are_listed_page_by_page_under_the_name_the_client_used() {
-    let (upstream, proxy) = start();
+    let upstream = Upstream::start();
+    let proxy = Setup::open(&upstream).sections("[cache]\ntag_ttl = \"0s\"\n").start();
     for tag in ["1", "2", "3"] {
         upstream.image("team/app", tag, &[]);
     }
@@ -145,7 +147,8 @@ fn tags_are_listed_page_by_page_under_the_name_the_client_used() {
 
 #[test]
 fn referrers_come_from_the_api_or_from_the_tag_that_stands_in_for_it() {
-    let (upstream, proxy) = start();
+    let upstream = Upstream::start();
+    let proxy = Setup::open(&upstream).sections("[cache]\ntag_ttl = \"0s\"\n").start();
     let subject = sha256(&upstream.image("app", "1", &[]));
     let target = format!("/v2/app/referrers/{subject}");
     let index = |tag: &str| {
@@ -162,7 +165,7 @@ fn referrers_come_from_the_api_or_from_the_tag_that_stands_in_for_it() {
     assert_eq!(document["manifests"], serde_json::json!([]));
     // The tag.
     upstream.manifest("app", &subject.replace(':', "-"), INDEX, index("tag").as_bytes());
-    assert!(crate::support::proxy::eventually(|| proxy.get(&target).body == index("tag").into_bytes()));
+    assert_eq!(proxy.get(&target).body, index("tag").into_bytes());
     // The API, with a filter that upstream applies.
     let body = index("api");
     upstream.on("GET", "/referrers/", move |_, _| {

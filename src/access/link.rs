@@ -49,15 +49,37 @@ impl Link {
 }
 
 impl Link {
+    /// In memory, what was removed and may still be on disk.
+    const GONE: Link = Link { seen_at: 0, media_type: None, size: None };
+
     /// Whether it still says what `registry`'s credential may read.
     pub fn holds_for(&self, registry: &Registry) -> bool {
         let lifetime = if registry.credential.is_anonymous() { LIFETIME.0 } else { LIFETIME.1 };
         // A clock that went backwards makes links look new, never old.
         now().saturating_sub(self.seen_at) < lifetime.as_secs()
     }
+
+    /// Whether it held until at most `grace` ago: then it may stand in for the
+    /// answer of an upstream that gives none.
+    pub fn held_within(&self, registry: &Registry, grace: Duration) -> bool {
+        let moved = Link { seen_at: self.seen_at.saturating_add(grace.as_secs()), ..self.clone() };
+        self.holds_for(registry) || !grace.is_zero() && moved.holds_for(registry)
+    }
 }
 
 type Key = Arc<str>;
+
+/// The name of a link, made once where one is looked for again and again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LinkKey(Key);
+
+impl LinkKey {
+    /// Of the link of `digest` through (registry, repository).
+    pub fn new(registry: &Registry, repository: &Repository, digest: &Digest) -> LinkKey {
+        LinkKey(key(registry, repository, digest).into())
+    }
+}
+
 /// A link to write, or one to remove.
 type Change = (Key, Option<Link>);
 
@@ -100,13 +122,27 @@ impl Links {
 
     /// The link of `digest` through (registry, repository), if it still holds.
     pub fn get(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
-        let key = key(registry, repository, digest);
-        let link = self.recent.get(key.as_str()).or_else(|| {
-            let link = self.stored.as_ref()?.read(&key)?;
-            self.recent.insert(key.as_str().into(), link.clone());
+        self.last(registry, repository, digest).filter(|link| link.holds_for(registry))
+    }
+
+    /// The link of `digest` through (registry, repository), also if it holds
+    /// no longer.
+    pub fn last(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
+        self.find(&key(registry, repository, digest))
+    }
+
+    /// The link that `key` names, which is one of `registry`, if it still holds.
+    pub fn get_by_key(&self, registry: &Registry, key: &LinkKey) -> Option<Link> {
+        self.find(&key.0).filter(|link| link.holds_for(registry))
+    }
+
+    fn find(&self, key: &str) -> Option<Link> {
+        let link = self.recent.get(key).or_else(|| {
+            let link = self.stored.as_ref()?.read(key)?;
+            self.recent.insert(key.into(), link.clone());
             Some(link)
         })?;
-        link.holds_for(registry).then_some(link)
+        (link != Link::GONE).then_some(link)
     }
 
     /// Shows every link to `visit`, as the registry's address form, repository,
@@ -121,7 +157,9 @@ impl Links {
         // The newest are not written yet; what is in both is shown once.
         let mut seen = HashSet::new();
         for (key, link) in &self.recent {
-            show(&key, &link);
+            if link != Link::GONE {
+                show(&key, &link);
+            }
             seen.insert(Key::clone(&key));
         }
         if let Some(stored) = &self.stored
@@ -166,7 +204,8 @@ impl Links {
     /// Forgets a link: upstream is asked again.
     pub fn remove(&self, registry: &Registry, repository: &Repository, digest: &Digest) {
         let key: Key = key(registry, repository, digest).into();
-        self.recent.invalidate(&key);
+        // Until it is gone from disk too, it is not to be found there.
+        self.recent.insert(Key::clone(&key), Link::GONE);
         if let Some(stored) = &self.stored
             && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
         {
@@ -292,6 +331,43 @@ mod tests {
         });
         all.sort();
         all
+    }
+
+    #[test]
+    fn a_link_that_is_removed_is_gone_at_once_and_for_good() {
+        let registries = Settings::parse("t.toml", "", &std::collections::BTreeMap::new()).unwrap().registries;
+        let (registry, repository, digest) = (&registries[0], "a".parse().unwrap(), Digest::Sha256([1; 32]));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("links.redb");
+        let links = Links::open(&path);
+        links.put(registry, &repository, &digest, None, Some(1));
+        links.close();
+        drop(links);
+        let links = Links::open(&path);
+        // It is still on disk for a moment.
+        links.remove(registry, &repository, &digest);
+        assert_eq!((links.last(registry, &repository, &digest), all(&links)), (None, vec![]));
+        links.close();
+        drop(links);
+        assert_eq!(Links::open(&path).last(registry, &repository, &digest), None);
+    }
+
+    #[test]
+    fn a_link_stands_in_for_a_while_after_it_held() {
+        let registries = Settings::parse("t.toml", "", &std::collections::BTreeMap::new()).unwrap().registries;
+        let registry = &registries[0];
+        let hour = Duration::from_secs(3600);
+        let of_age = |age: Duration| Link { seen_at: now() - age.as_secs(), media_type: None, size: None };
+        for (age, holds, stands_in) in [
+            (Duration::ZERO, true, true),
+            (LIFETIME.0 - hour, true, true),
+            (LIFETIME.0 + hour, false, true),
+            (LIFETIME.0 + 3 * hour, false, false),
+        ] {
+            let link = of_age(age);
+            assert_eq!((link.holds_for(registry), link.held_within(registry, 2 * hour)), (holds, stands_in), "{age:?}");
+            assert_eq!(link.held_within(registry, Duration::ZERO), holds, "{age:?}");
+        }
     }
 
     #[test]

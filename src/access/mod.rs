@@ -8,4 +8,4 @@ mod link;
 pub use client::{Client, Proof};
 pub use gate::{Evidence, Gate, Principal, Rejected};
 pub use grant::{Grant, InvalidGrant};
-pub use link::{Link, Links};
+pub use link::{Link, LinkKey, Links};

@@ -144,3 +144,20 @@ pub struct PinEntry {
     /// Their bytes.
     pub stored_bytes: u64,
 }
+
+/// What `PUT /api/v1/offline` is told.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Offline {
+    /// No upstream is asked from now on.
+    pub offline: bool,
+}
+
+/// `GET` and `PUT /api/v1/offline`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OfflineStatus {
+    /// No upstream is asked.
+    pub offline: bool,
+    /// Registries that are offline by their own configuration.
+    pub registries: Vec<String>,
+}

@@ -4,12 +4,14 @@
 //! * `guard`: keeps web pages out of the API
 //! * `cache`: what is stored
 //! * `pins`: what stays
+//! * `offline`: whether upstreams are asked
 //! * `readings`: metrics of the layers below
 //! * `document`: the documents of the API
 
 mod cache;
 pub mod document;
 mod guard;
+mod offline;
 mod pins;
 mod readings;
 
@@ -74,9 +76,13 @@ impl Admin {
     }
 
     fn router(self) -> Router {
-        let v1 = Router::new().merge(cache::routes()).merge(pins::routes()).method_not_allowed_fallback(|| async {
-            failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
-        });
+        let v1 = Router::new()
+            .merge(cache::routes())
+            .merge(pins::routes())
+            .merge(offline::routes())
+            .method_not_allowed_fallback(|| async {
+                failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
+            });
         let api = Router::new()
             .nest("/v1", v1)
             .fallback(|| async { failure(StatusCode::NOT_FOUND, "the admin API has no such path") })

@@ -35,6 +35,17 @@ impl Collector for Readings {
         page.counters("blob_requests", "Blobs sent to clients, by where their bytes came from", |add| {
             puller.blob_counts().all().iter().try_for_each(|(source, count)| add(&[("source", source)], *count))
         })?;
+        page.counters("tag_requests", "Tags answered, by what was asked of upstream for it", |add| {
+            puller.tag_counts().tags().iter().try_for_each(|(source, count)| add(&[("source", source)], *count))
+        })?;
+        page.counters("stale_answers", "Answers that upstream did not confirm, by the reason", |add| {
+            puller.tag_counts().stale_answers().try_for_each(|(reason, count)| add(&[("reason", reason)], count))
+        })?;
+        page.counter(
+            "remembered_refusals",
+            "Refusals of upstream answered from memory",
+            puller.tag_counts().refusals(),
+        )?;
         page.counters("upstream_requests", "Requests to registries and their redirects, by class of answer", |add| {
             puller.traffic().try_for_each(|(registry, traffic)| {
                 let registry = registry.name.slug();
@@ -60,6 +71,8 @@ impl Collector for Readings {
         page.gauge("cache_bytes", "Bytes of complete blobs in the cache", stock.bytes)?;
         page.gauge("cache_max_bytes", "Bytes of blobs that may be kept", cache.max_size())?;
         page.gauge("cache_pinned_bytes", "Bytes of blobs in the cache that are pinned", stock.pinned_bytes)?;
+        page.gauge("offline", "Whether no upstream is asked", puller.all_offline().into())?;
+        page.gauge("tags", "Remembered tags", puller.tags_known())?;
         page.gauge("links", "Remembered permissions of upstream", puller.links())
     }
 }

@@ -105,7 +105,7 @@ impl Api {
         let answer = pulled.unwrap_or_else(|error| {
             let Resolved { registry, repository, .. } = &resolved;
             match &error {
-                pull::Error::NotFound | pull::Error::RangeNotSatisfiable { .. } => {}
+                pull::Error::NotFound | pull::Error::RangeNotSatisfiable { .. } | pull::Error::Offline => {}
                 pull::Error::Denied => info!(registry = %registry.name, %repository, "upstream denied access"),
                 error => warn!(registry = %registry.name, %repository, %error, "pull failed"),
             }
@@ -228,13 +228,16 @@ impl Api {
                 let accept = || Accept::parse(headers.get_all(ACCEPT).iter().filter_map(|line| line.to_str().ok()));
                 if is_head {
                     let head = self.puller.manifest_head(registry, repository, reference, accept).await?;
-                    return Ok(response::manifest(&head.digest, &head.media_type, Body::Head(head.length)));
+                    let answer = response::manifest(&head.digest, &head.media_type, Body::Head(head.length));
+                    return Ok(response::with_warning(answer, head.stale));
                 }
                 let found = self.puller.manifest(registry, repository, reference, accept).await?;
-                if has_already(headers, &found.digest) {
-                    return Ok(response::not_modified(&found.digest));
-                }
-                Ok(response::manifest(&found.digest, &found.media_type, Body::full(found.bytes)))
+                let answer = if has_already(headers, &found.digest) {
+                    response::not_modified(&found.digest)
+                } else {
+                    response::manifest(&found.digest, &found.media_type, Body::full(found.bytes))
+                };
+                Ok(response::with_warning(answer, found.stale))
             }
             Endpoint::Blob { digest, .. } if is_head => {
                 let head = self.puller.blob_head(registry, repository, digest).await?;

@@ -6,13 +6,13 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{
     ACCEPT_RANGES, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, LINK,
-    RETRY_AFTER, WWW_AUTHENTICATE,
+    RETRY_AFTER, WARNING, WWW_AUTHENTICATE,
 };
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::{Body, Transport};
 use crate::oci::{ByteRange, Digest, ErrorCode, MediaType};
-use crate::pull::{self, BlobReply, ListReply};
+use crate::pull::{self, BlobReply, ListReply, Stale};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -155,7 +155,7 @@ pub(super) fn list(reply: ListReply, media_type: &str, path: &str) -> Response<B
     if reply.filtered {
         builder = builder.set(FILTERS_APPLIED, "artifactType");
     }
-    builder.done()
+    with_warning(builder.done(), reply.stale)
 }
 
 /// What a failed pull tells its client. `unknown` is the code for "not found"
@@ -185,11 +185,30 @@ pub(super) fn failure(error: &pull::Error, unknown: ErrorCode) -> Response<Body>
             self::error(502, ErrorCode::Unavailable, &message)
         }
         pull::Error::Timeout(_) => self::error(504, ErrorCode::Unavailable, "upstream did not answer in time"),
+        pull::Error::Offline => self::error(
+            504,
+            ErrorCode::Unavailable,
+            "the proxy does not have it, and is set not to ask upstream (offline)",
+        ),
         pull::Error::Unavailable(_) => {
             let response = self::error(503, ErrorCode::Unavailable, "the proxy cannot serve this now");
             with(response, RETRY_AFTER, "1")
         }
     }
+}
+
+/// Marks an answer that upstream did not confirm, as the distribution
+/// specification has it: clients show this text.
+pub(super) fn with_warning(response: Response<Body>, stale: Option<Stale>) -> Response<Body> {
+    let text = match stale {
+        None => return response,
+        Some(Stale::Unreachable) => "299 - \"stale: upstream cannot be reached\"",
+        Some(Stale::Timeout) => "299 - \"stale: upstream does not answer\"",
+        Some(Stale::RateLimited) => "299 - \"stale: the rate limit of upstream is reached\"",
+        Some(Stale::ServerError) => "299 - \"stale: upstream is failing\"",
+        Some(Stale::Offline) => "299 - \"stale: upstream is not asked (offline)\"",
+    };
+    with(response, WARNING, text)
 }
 
 /// Marks an answer that was found by `ns`.

@@ -17,7 +17,7 @@ use crate::access::Client;
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree};
-use crate::pull::ImageName;
+use crate::pull::{Freshness, ImageName};
 use crate::registry::{AccessMode, Kind, RegistryName};
 use crate::server::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
 use crate::store::{Contents, StoreSettings};
@@ -133,14 +133,19 @@ fn read(input: &Input<'_>) -> Option<Settings> {
 
     let tag_ttl = cache.read("tag_ttl", units::duration).unwrap_or(Duration::from_secs(60));
     let stale_if_error = cache.read("stale_if_error", units::duration).unwrap_or(Duration::from_secs(86_400));
-    let not_found_ttl = cache.read("not_found_ttl", units::duration).unwrap_or(Duration::from_secs(10));
+    let defaults = registry::Defaults { tag_ttl, stale_if_error };
+    let freshness = Freshness {
+        not_found_ttl: cache.read("not_found_ttl", units::duration).unwrap_or(Duration::from_secs(10)),
+        revalidate_timeout: limits.read("revalidate_timeout", units::some_time).unwrap_or(Duration::from_secs(3)),
+        offline: cache.flag("offline").is_some_and(|flag| flag.value),
+    };
     let pins = cache.list("pin", |text| text.parse::<ImageName>().map_err(|error| error.to_string()));
     let cache = read_cache(cache, &limits);
     let (server, public_url, expose_private) = read_server(server, admin, limits);
     let log = read_log(log);
 
     let mut names = Vec::new();
-    let registries = read_registries(input, registry_sections, &mut names, tag_ttl)?;
+    let registries = read_registries(input, registry_sections, &mut names, defaults)?;
     let pins = check_pins(pins.unwrap_or_default(), &names, problems);
     let clients = read_clients(client_sections.into_iter().chain(input.stored("client")), &names);
     if !expose_private && server.listen.iter().any(|address| !address.ip().is_loopback()) {
@@ -151,8 +156,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
         public_url: public_url?,
         cache,
         pins,
-        stale_if_error,
-        not_found_ttl,
+        freshness,
         registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
         clients,
         store,
@@ -234,7 +238,7 @@ fn read_server(
             .unwrap_or(default.max_streams),
         drain_timeout: limits.read("drain_timeout", units::duration).unwrap_or(default.drain_timeout),
     };
-    limits.also_knows(["max_fills", "max_blob_size", "upstream_idle_timeout"]);
+    limits.also_knows(["max_fills", "max_blob_size", "upstream_idle_timeout", "revalidate_timeout"]);
     for section in [server, admin, limits] {
         section.finish(|_| None);
     }
@@ -321,7 +325,7 @@ fn read_registries<'a>(
     input: &Input<'a>,
     of_file: Vec<Section<'a>>,
     names: &mut Vec<RegistryName>,
-    tag_ttl: Duration,
+    defaults: registry::Defaults,
 ) -> Option<Vec<Parsed<'a>>> {
     let stored = |name: &RegistryName, field: &str| {
         let key = (name.slug().to_owned(), field.to_owned());
@@ -332,7 +336,7 @@ fn read_registries<'a>(
     let is_empty = of_file.is_empty();
     for section in of_file.into_iter().chain(input.stored("registry")) {
         let problems = section.problems;
-        let Some(parsed) = registry::read(section, &sources, names, tag_ttl) else { continue };
+        let Some(parsed) = registry::read(section, &sources, names, defaults) else { continue };
         for earlier in &registries {
             let (new, old) = (&parsed.registry, &earlier.registry);
             if let (Some(place), true) = (&parsed.default_place, old.is_default) {
@@ -352,7 +356,7 @@ fn read_registries<'a>(
         }
         registries.push(parsed);
     }
-    if is_empty && let Some(parsed) = implied(input, names, tag_ttl) {
+    if is_empty && let Some(parsed) = implied(input, names, defaults) {
         registries.insert(0, parsed);
     }
     if !registries.iter().any(|parsed| parsed.registry.is_default)
@@ -364,7 +368,7 @@ fn read_registries<'a>(
 }
 
 /// Docker Hub, anonymous; unless something stored is called so.
-fn implied<'a>(input: &Input<'a>, names: &mut Vec<RegistryName>, tag_ttl: Duration) -> Option<Parsed<'a>> {
+fn implied<'a>(input: &Input<'a>, names: &mut Vec<RegistryName>, defaults: registry::Defaults) -> Option<Parsed<'a>> {
     if names.iter().any(|name| name.matches("docker-hub")) {
         return None;
     }
@@ -373,7 +377,7 @@ fn implied<'a>(input: &Input<'a>, names: &mut Vec<RegistryName>, tag_ttl: Durati
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     let root = Section::new("the defaults", Some(&root), input.environment, &problems);
     let sources = Sources { environment: input.environment, stored: None };
-    let parsed = registry::read(root.tables("registry").into_iter().next()?, &sources, names, tag_ttl)?;
+    let parsed = registry::read(root.tables("registry").into_iter().next()?, &sources, names, defaults)?;
     let Parsed { registry, name_place, default_place, access_place, .. } = parsed;
     Some(Parsed { registry, name_place, default_place, access_place, problems: input.problems })
 }

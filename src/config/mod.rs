@@ -23,11 +23,10 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
 
 use crate::access::Client;
 use crate::cache::CacheSettings;
-use crate::pull::ImageName;
+use crate::pull::{Freshness, ImageName};
 use crate::registry::Registry;
 use crate::server::ServerSettings;
 use crate::store::{Contents, StoreSettings};
@@ -44,10 +43,8 @@ pub struct Settings {
     pub cache: CacheSettings,
     /// Images that stay in the cache.
     pub pins: Vec<ImageName>,
-    /// How long a tag may be answered from cache when upstream is in trouble.
-    pub stale_if_error: Duration,
-    /// How long "not found" is remembered.
-    pub not_found_ttl: Duration,
+    /// When upstream is asked again, and when not.
+    pub freshness: Freshness,
     /// The named registries, in the file's order.
     pub registries: Vec<Arc<Registry>>,
     /// The clients, in the file's order.

@@ -14,7 +14,8 @@ use super::secret::Sources;
 use super::section::{Found, Section};
 use super::units;
 use crate::registry::{
-    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, Origin, Registry, RegistryName, Scheme, Secret, Value,
+    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, Origin, Registry, RegistryName, Scheme, Secret,
+    TagPattern, Value,
 };
 
 /// Keys that every kind has.
@@ -32,7 +33,17 @@ const COMMON: &[&str] = &[
     "redirect_origins",
     "max_connections",
     "tag_ttl",
+    "immutable_tags",
+    "stale_if_error",
+    "offline",
 ];
+
+/// What `[cache]` says for registries that do not say otherwise.
+#[derive(Clone, Copy)]
+pub(super) struct Defaults {
+    pub(super) tag_ttl: Duration,
+    pub(super) stale_if_error: Duration,
+}
 
 /// A registry of the file, and the places that later checks speak of.
 pub(super) struct Parsed<'a> {
@@ -50,7 +61,7 @@ pub(super) fn read<'a>(
     section: Section<'a>,
     sources: &Sources<'_>,
     names: &mut Vec<RegistryName>,
-    tag_ttl: Duration,
+    defaults: Defaults,
 ) -> Option<Parsed<'a>> {
     let problems = section.problems;
     let name = required(&section, "name", |text| text.parse::<RegistryName>().map_err(|error| error.to_string()));
@@ -125,7 +136,10 @@ pub(super) fn read<'a>(
     let default = section.flag("default").filter(|flag| flag.value);
     let ca_pem = section.read("ca", authorities);
     let max_connections = section.read("max_connections", units::count).unwrap_or(16);
-    let tag_ttl = section.read("tag_ttl", units::duration).unwrap_or(tag_ttl);
+    let tag_ttl = section.read("tag_ttl", units::duration).unwrap_or(defaults.tag_ttl);
+    let immutable_tags = values(section.list("immutable_tags", parse::<TagPattern>).unwrap_or_default());
+    let stale_if_error = section.read("stale_if_error", units::duration).unwrap_or(defaults.stale_if_error);
+    let offline = section.flag("offline").is_some_and(|flag| flag.value);
     let name_place = section.place_of("name");
     let url_place = section.place_of("url");
     let endpoint_place = section.place_of("sign_in_endpoint");
@@ -178,6 +192,9 @@ pub(super) fn read<'a>(
             max_connections,
         },
         tag_ttl,
+        immutable_tags,
+        stale_if_error,
+        offline,
         quota,
     };
     Some(Parsed { registry, name_place, default_place: default.map(|flag| flag.place), access_place, problems })

@@ -20,6 +20,13 @@ impl Tag {
     pub fn as_str(&self) -> &str {
         &self.0
     }
+
+    /// Whether it is made from a digest, as those are under which signatures,
+    /// SBOMs and referrers of that digest are found: `sha256-<hex>.sig`.
+    pub fn is_about_digest(&self) -> bool {
+        let hex = self.0.strip_prefix("sha256-").or_else(|| self.0.strip_prefix("sha512-"));
+        hex.and_then(|hex| hex.get(..64)).is_some_and(|hex| hex.bytes().all(|byte| byte.is_ascii_hexdigit()))
+    }
 }
 
 impl FromStr for Tag {
@@ -66,6 +73,17 @@ impl fmt::Display for Reference {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_tag_made_from_a_digest_is_told_from_others() {
+        let hex = "0123456789abcdef".repeat(4);
+        for tag in [format!("sha256-{hex}"), format!("sha256-{hex}.sig"), format!("sha512-{hex}.att")] {
+            assert!(tag.parse::<Tag>().unwrap().is_about_digest(), "{tag}");
+        }
+        for tag in ["latest".to_owned(), format!("sha256-{}", &hex[1..]), format!("v{hex}"), "sha256-x".to_owned()] {
+            assert!(!tag.parse::<Tag>().unwrap().is_about_digest(), "{tag}");
+        }
+    }
 
     #[test]
     fn tags_follow_the_grammar_of_the_specification() {

@@ -11,6 +11,7 @@ use tracing::{debug, warn};
 use super::Puller;
 use super::counts::From;
 use super::error::{Error, Result};
+use super::freshness::{Asked, Failed, lost};
 use super::passthrough::Passthrough;
 use crate::access::Links;
 use crate::cache::{
@@ -66,6 +67,12 @@ impl Puller {
         let upstream = self.upstream(registry)?;
         let link = self.links.get(registry, repository, digest);
         let mut linked = link.is_some();
+        if self.is_offline(registry) {
+            return self.blob_offline(registry, repository, digest, range, method).await;
+        }
+        if !linked {
+            self.not_refused(registry, repository, Asked::Blob, &digest.to_string())?;
+        }
         // Another registry's fill may fail for a reason that is not ours, and a
         // stored blob may turn out to be damaged.
         for _ in 0..3 {
@@ -106,7 +113,11 @@ impl Puller {
                             warn!(%digest, %error, "the cache cannot be written, passing through");
                             return self.pass_through(upstream, repository, digest).await;
                         }
-                        Err(FollowError::Fill(error)) if own => return Err(error.into()),
+                        Err(FollowError::Fill(error)) if own => {
+                            let error = error.into();
+                            self.blob_refused(registry, repository, digest, &error);
+                            return Err(error);
+                        }
                         Err(FollowError::Fill(error)) => {
                             debug!(%digest, %error, "another's fill failed, trying our own")
                         }
@@ -130,6 +141,10 @@ impl Puller {
     ) -> Result<BlobHead> {
         let upstream = self.upstream(registry)?;
         let linked = self.links.get(registry, repository, digest).is_some();
+        if self.is_offline(registry) {
+            let blob = self.stored_offline(registry, repository, digest).await?;
+            return Ok(BlobHead { total: Some(blob.len()) });
+        }
         let said = if linked { None } else { self.permission(upstream, repository, digest).await? };
         if let Ok(Some(blob)) = self.cache.get(digest).await {
             return Ok(BlobHead { total: Some(blob.len()) });
@@ -144,6 +159,34 @@ impl Puller {
             None => upstream.blob_size(repository, digest).await?,
         };
         Ok(BlobHead { total })
+    }
+
+    async fn blob_offline(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        digest: &Digest,
+        range: Option<RangeSpec>,
+        method: Method,
+    ) -> Result<BlobReply> {
+        let blob = self.stored_offline(registry, repository, digest).await?;
+        let reply = self.of_blob(digest, &blob, range, method)?;
+        self.counts.count(From::Hit);
+        Ok(reply)
+    }
+
+    async fn stored_offline(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Result<Blob> {
+        self.spare_link(registry, repository, digest).ok_or(Error::Offline)?;
+        self.cache.get(digest).await.ok().flatten().ok_or(Error::Offline)
+    }
+
+    /// Remembers `error` if upstream has refused the blob.
+    fn blob_refused(&self, registry: &Registry, repository: &Repository, digest: &Digest, error: &Error) {
+        if matches!(error, Error::NotFound | Error::Denied) {
+            self.links.remove(registry, repository, digest);
+            let setbacks = &self.asker.setbacks;
+            setbacks.refused(setbacks.slot(registry, repository, Asked::Blob, &digest.to_string()), error);
+        }
     }
 
     async fn find(&self, upstream: &Arc<Upstream>, repository: &Repository, digest: &Digest) -> std::io::Result<Entry> {
@@ -164,8 +207,9 @@ impl Puller {
         self.cache.join(digest, source).await
     }
 
-    /// Asks upstream whether this registry's credential reads the digest in
-    /// this repository; one question for all who wait for the answer.
+    /// Whether this registry's credential reads the digest in this repository,
+    /// and how long upstream says it is. Where upstream is in trouble, a link
+    /// that held a moment ago is as good.
     async fn permission(
         &self,
         upstream: &Arc<Upstream>,
@@ -173,13 +217,56 @@ impl Puller {
         digest: &Digest,
     ) -> Result<Option<u64>> {
         let registry = upstream.registry();
-        let key = (registry.name.slug().to_owned(), repository.clone(), *digest);
-        let asked = self.permissions.try_get_with(key, async {
-            let total = upstream.may_read_blob(repository, digest).await?;
-            self.links.put(registry, repository, digest, None, total);
-            Ok::<_, upstream::Error>(total)
-        });
-        asked.await.map_err(|error| Error::from(upstream::Error::clone(&error)))
+        self.not_refused(registry, repository, Asked::Blob, &digest.to_string())?;
+        let asked = self.ask_permission(upstream, repository, digest);
+        let Some(spare) = self.spare_link(registry, repository, digest) else {
+            return asked.await.map_err(|failed| failed.error);
+        };
+        match self.within_patience(registry, repository, asked).await {
+            Ok(size) => Ok(size),
+            Err(Failed { trouble: Some(stale), .. }) => {
+                self.stale(stale);
+                Ok(spare.size)
+            }
+            Err(Failed { error, .. }) => Err(error),
+        }
+    }
+
+    /// Asks upstream; one question for all who wait for the answer.
+    async fn ask_permission(
+        &self,
+        upstream: &Arc<Upstream>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> std::result::Result<Option<u64>, Failed> {
+        let registry = upstream.registry();
+        let key = format!("{} {repository} {digest}", registry.name.slug());
+        let begin = || {
+            let (upstream, repository, digest) = (Arc::clone(upstream), repository.clone(), *digest);
+            let (links, setbacks) = (Arc::clone(&self.links), self.asker.setbacks.clone());
+            async move {
+                let registry = upstream.registry();
+                let slot = setbacks.slot(registry, &repository, Asked::Blob, &digest.to_string());
+                match upstream.may_read_blob(&repository, &digest).await {
+                    Ok(total) => {
+                        links.put(registry, &repository, &digest, None, total);
+                        setbacks.recovered(registry, &repository);
+                        Ok(total)
+                    }
+                    Err(error) => {
+                        let failed = Failed::from(error);
+                        if let Some(trouble) = failed.trouble {
+                            setbacks.troubled(registry, &repository, trouble, Some(&failed.error));
+                        } else if matches!(failed.error, Error::NotFound | Error::Denied) {
+                            links.remove(registry, &repository, &digest);
+                            setbacks.refused(slot, &failed.error);
+                        }
+                        Err(failed)
+                    }
+                }
+            }
+        };
+        self.permissions.join(key, begin).await.unwrap_or_else(|| Err(lost()))
     }
 
     /// Whether a fill may be followed that was begun before. One that was

@@ -43,6 +43,9 @@ pub enum Error {
     /// Upstream did not answer in time.
     #[error("upstream did not answer in time: {0}")]
     Timeout(String),
+    /// It is not in the cache, and upstream is not to be asked.
+    #[error("not in the cache, and this registry is offline")]
+    Offline,
     /// We cannot serve now.
     #[error("unavailable: {0}")]
     Unavailable(String),

@@ -1,17 +1,17 @@
-//! Manifests: by digest from the cache, by tag from whoever may know better.
+//! Manifests: by digest from the cache, by tag from whoever may know better
+//! ([`tag`](super::tag)).
 
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method};
-use tracing::warn;
 
+use super::Puller;
+use super::ask::Subject;
 use super::error::{Error, Result};
-use super::{NoLongerThanTheQuestion, Puller};
+use super::freshness::{Asked, Failed, Stale};
 use crate::cache::{Blob, Cache, Method as ReadMethod};
-use crate::oci::{Accept, ByteRange, Digest, MediaType, Reference, Repository, check_manifest};
+use crate::oci::{Accept, ByteRange, Digest, MediaType, Reference, Repository};
 use crate::registry::Registry;
-use crate::upstream::{self, ManifestAnswer};
 
 /// A manifest: what it is called, what it is, and its exact bytes.
 #[derive(Debug, Clone)]
@@ -22,6 +22,8 @@ pub struct Manifest {
     pub media_type: MediaType,
     /// The bytes as upstream has them.
     pub bytes: Bytes,
+    /// Upstream did not confirm that this is what the tag names now.
+    pub stale: Option<Stale>,
 }
 
 /// What a HEAD tells of a manifest.
@@ -33,6 +35,8 @@ pub struct ManifestHead {
     pub media_type: MediaType,
     /// Its length in bytes.
     pub length: u64,
+    /// Upstream did not confirm that this is what the tag names now.
+    pub stale: Option<Stale>,
 }
 
 impl From<&Manifest> for ManifestHead {
@@ -41,16 +45,9 @@ impl From<&Manifest> for ManifestHead {
             digest: manifest.digest,
             media_type: manifest.media_type.clone(),
             length: manifest.bytes.len() as u64,
+            stale: manifest.stale,
         }
     }
-}
-
-/// Questions under way: registry, repository, reference, own `Accept`.
-type FlightKey = (String, Repository, String, Option<String>);
-pub(super) type Flights = moka::future::Cache<FlightKey, Arc<Manifest>>;
-
-pub(super) fn flights() -> Flights {
-    moka::future::Cache::builder().max_capacity(10_000).expire_after(NoLongerThanTheQuestion).build()
 }
 
 impl Puller {
@@ -72,16 +69,22 @@ impl Puller {
             self.pins.passed(registry, repository, reference, &cached.digest);
             return Ok(cached);
         }
-        let manifest = self.fetch_manifest(registry, repository, reference, None).await?;
+        let manifest = match reference {
+            Reference::Tag(tag) => self.manifest_by_tag(registry, repository, tag).await?,
+            Reference::Digest(digest) => self.manifest_by_digest(registry, repository, digest).await?,
+        };
         self.pins.passed(registry, repository, reference, &manifest.digest);
         let accept = accept();
-        if accept.allows(&manifest.media_type) {
+        if accept.allows(&manifest.media_type) || self.is_offline(registry) {
             return Ok(manifest);
         }
         // A client of old that lists its types may be given another
         // representation by upstream; that one is for it alone.
         match accept_header(&accept) {
-            Some(own) => self.fetch_manifest(registry, repository, reference, Some(own)).await,
+            Some(own) => {
+                let subject = self.subject(registry, repository, reference)?;
+                self.asker.get(&subject, Some(own)).await.map_err(|failed| failed.error)
+            }
             None => Ok(manifest),
         }
     }
@@ -98,60 +101,77 @@ impl Puller {
         reference: &Reference,
         accept: impl Fn() -> Accept + Send + Sync,
     ) -> Result<ManifestHead> {
-        if let Reference::Digest(digest) = reference
-            && let Some(cached) = self.cached_manifest(registry, repository, digest).await
-        {
-            return Ok(ManifestHead::from(&cached));
-        }
-        let upstream = self.upstream(registry)?;
-        let answer = match upstream.manifest(Method::HEAD, repository, reference, None).await {
-            Err(upstream::Error::Status { status: 405, .. }) => None,
-            answer => Some(answer?),
+        let head = match reference {
+            Reference::Tag(tag) => self.head_by_tag(registry, repository, tag, &accept()).await?,
+            Reference::Digest(digest) => {
+                if let Some(cached) = self.cached_manifest(registry, repository, digest).await {
+                    return Ok(ManifestHead::from(&cached));
+                }
+                let is_here = self.links.last(registry, repository, digest).is_some()
+                    && matches!(self.cache.get(digest).await, Ok(Some(_)));
+                if is_here || self.is_offline(registry) {
+                    // As GET would, which may do without upstream.
+                    None
+                } else {
+                    self.not_refused(registry, repository, Asked::Manifest, &digest.to_string())?;
+                    let told = self.asker.head(&self.subject(registry, repository, reference)?).await;
+                    told.map_err(|failed| failed.error)?.filter(|head| accept().allows(&head.media_type))
+                }
+            }
         };
-        let head = answer.and_then(|ManifestAnswer { digest, media_type, length, .. }| {
-            Some(ManifestHead { digest: digest?, media_type: media_type?, length: length? })
-        });
         match head {
-            // A digest that contradicts the question is for GET to refuse.
-            Some(head) if accept().allows(&head.media_type) && !contradicts(reference, &head.digest) => Ok(head),
-            _ => Ok(ManifestHead::from(&self.manifest(registry, repository, reference, accept).await?)),
+            Some(head) => Ok(head),
+            None => Ok(ManifestHead::from(&self.manifest(registry, repository, reference, accept).await?)),
         }
     }
 
     /// The manifest in the cache, if upstream was shown to allow it and it
     /// needs not be asked.
     async fn cached_manifest(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Manifest> {
-        let media_type = self.links.get(registry, repository, digest)?.media_type?;
-        let blob = self.cache.get(digest).await.ok()??;
-        let bytes = bytes_of(&self.cache, digest, &blob).await?;
-        Some(Manifest { digest: *digest, media_type, bytes })
+        self.asker.stored(digest, self.links.get(registry, repository, digest)).await
     }
 
-    /// Asks upstream; whoever asks the same meanwhile shares the answer.
-    async fn fetch_manifest(
+    /// The manifest where upstream has to be asked: for its bytes, or by HEAD
+    /// whether it may still be read.
+    async fn manifest_by_digest(
         &self,
         registry: &Arc<Registry>,
         repository: &Repository,
-        reference: &Reference,
-        accept: Option<String>,
+        digest: &Digest,
     ) -> Result<Manifest> {
-        let key = (registry.name.slug().to_owned(), repository.clone(), reference.to_string(), accept.clone());
-        let flight = self.manifests.try_get_with(key, async {
-            let upstream = self.upstream(registry)?;
-            let accept = accept.and_then(|accept| HeaderValue::from_str(&accept).ok());
-            let answer = upstream.manifest(Method::GET, repository, reference, accept).await?;
-            let manifest = check(reference, answer)?;
-            if !manifest.media_type.is_schema1() {
-                self.cache.put(&manifest.digest, manifest.bytes.clone());
-                let size = Some(manifest.bytes.len() as u64);
-                self.links.put(registry, repository, &manifest.digest, Some(&manifest.media_type), size);
-            }
-            Ok::<_, Error>(Arc::new(manifest))
-        });
-        match flight.await {
-            Ok(manifest) => Ok(Manifest::clone(&manifest)),
-            Err(error) => Err(Error::clone(&error)),
+        let is_offline = self.is_offline(registry);
+        let spare = self.asker.stored(digest, self.spare_link(registry, repository, digest)).await;
+        if is_offline {
+            return spare.ok_or(Error::Offline);
         }
+        self.not_refused(registry, repository, Asked::Manifest, &digest.to_string())?;
+        let subject = self.subject(registry, repository, &Reference::Digest(*digest))?;
+        let known = self.asker.stored(digest, self.links.last(registry, repository, digest)).await;
+        let Some(known) = known else {
+            return self.asker.get(&subject, None).await.map_err(|failed| failed.error);
+        };
+        let asked = async {
+            match self.asker.head(&subject).await? {
+                Some(_) => Ok(known),
+                None => self.asker.get(&subject, None).await,
+            }
+        };
+        let Some(spare) = spare else { return asked.await.map_err(|failed: Failed| failed.error) };
+        match self.within_patience(registry, repository, asked).await {
+            Ok(manifest) => Ok(manifest),
+            // The bytes are what they always were: nothing to warn of.
+            Err(Failed { trouble: Some(stale), .. }) => {
+                self.stale(stale);
+                Ok(spare)
+            }
+            Err(Failed { error, .. }) => Err(error),
+        }
+    }
+
+    fn subject(&self, registry: &Registry, repository: &Repository, reference: &Reference) -> Result<Subject> {
+        let (upstream, repository, reference) =
+            (Arc::clone(self.upstream(registry)?), repository.clone(), reference.clone());
+        Ok(Subject { upstream, repository, reference })
     }
 }
 
@@ -171,39 +191,6 @@ pub(super) async fn bytes_of(cache: &Cache, digest: &Digest, blob: &Blob) -> Opt
         all.extend_from_slice(&window.ok()?);
     }
     Some(all.into())
-}
-
-/// Believes an answer only if it hashes to what it says, is what it says, and
-/// is what was asked for.
-fn check(reference: &Reference, answer: ManifestAnswer) -> Result<Manifest> {
-    let ManifestAnswer { bytes, media_type, digest: claimed, origin, .. } = answer;
-    let refuse = |what: String| {
-        warn!(%origin, %reference, what, "a manifest was refused");
-        Err(Error::BadUpstream(what))
-    };
-    let media_type = match check_manifest(media_type.as_ref(), &bytes) {
-        Ok(media_type) => media_type,
-        Err(error) => return refuse(error.to_string()),
-    };
-    // The digest that was asked for counts; else the one upstream names, which
-    // may be of another algorithm than ours.
-    let digest = match (reference, claimed) {
-        (Reference::Digest(asked), _) => *asked,
-        (Reference::Tag(_), Some(claimed)) => claimed,
-        (Reference::Tag(_), None) => Digest::sha256_of(&bytes),
-    };
-    // Schema 1 is hashed without its signatures: nothing to compare with.
-    if !media_type.is_schema1() && !digest.matches(&bytes) {
-        return refuse("the manifest does not have the digest it should".to_owned());
-    }
-    if claimed.is_some_and(|claimed| claimed.algorithm() == digest.algorithm() && claimed != digest) {
-        return refuse("the manifest's digest header contradicts its bytes".to_owned());
-    }
-    Ok(Manifest { digest, media_type, bytes })
-}
-
-fn contradicts(reference: &Reference, digest: &Digest) -> bool {
-    matches!(reference, Reference::Digest(asked) if asked != digest)
 }
 
 /// The client's list, rebuilt from parsed parts and bounded.

@@ -5,30 +5,38 @@
 //! is decided here is whether *upstream* lets the registry's credential read
 //! it, and whether to ask again.
 
+mod ask;
 mod blob;
 mod counts;
 mod error;
+mod flight;
+mod freshness;
 mod holdings;
 mod list;
 mod manifest;
 mod passthrough;
 mod pin;
 mod quota;
+mod tag;
 
 pub use blob::{BlobBody, BlobHead, BlobReply};
-pub use counts::BlobCounts;
+pub use counts::{BlobCounts, TagCounts};
 pub use error::{Error, Result};
+pub use freshness::{Freshness, Stale};
 pub use holdings::Holding;
 pub use list::{ListQuery, ListReply};
 pub use manifest::{Manifest, ManifestHead};
 pub use passthrough::Passthrough;
 pub use pin::{ImageName, InvalidImage, Pin, Unpinned};
+pub use tag::Tags;
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::access::Links;
+use self::freshness::{Asked, Failed, Setbacks};
+use crate::access::{Link, Links};
 use crate::cache::Cache;
 use crate::oci::{Digest, Reference, Repository};
 use crate::registry::Registry;
@@ -44,25 +52,21 @@ pub struct Puller {
     /// Through which registry and repository a running fill was begun.
     fillers: moka::sync::Cache<Digest, (String, Repository)>,
     upstreams: HashMap<String, Arc<Upstream>>,
-    manifests: manifest::Flights,
+    asker: ask::Asker,
+    lookups: flight::Flights<std::result::Result<(Manifest, counts::TagFrom), Failed>>,
+    lists: list::Lists,
     pins: pin::Pins,
     counts: BlobCounts,
-    permissions: moka::future::Cache<(String, Repository, Digest), Option<u64>>,
-}
-
-/// Entries live while they are being made: whoever asks meanwhile shares the
-/// answer, whoever asks later asks again.
-pub(crate) struct NoLongerThanTheQuestion;
-
-impl<K, V> moka::Expiry<K, V> for NoLongerThanTheQuestion {
-    fn expire_after_create(&self, _: &K, _: &V, _: Instant) -> Option<Duration> {
-        Some(Duration::ZERO)
-    }
+    tag_counts: TagCounts,
+    permissions: flight::Flights<std::result::Result<Option<u64>, Failed>>,
+    revalidate_timeout: Duration,
+    offline: AtomicBool,
 }
 
 impl Puller {
-    /// A puller for `registries`; `pinned` are the images of the configuration
-    /// that stay in the cache.
+    /// A puller for `registries`; `links` and `tags` are what is remembered of
+    /// their upstreams, `pinned` the images of the configuration that stay in
+    /// the cache.
     ///
     /// # Errors
     /// When a registry's certificate authorities cannot be used; the error
@@ -71,6 +75,8 @@ impl Puller {
         registries: &[Arc<Registry>],
         cache: Cache,
         links: Links,
+        tags: Tags,
+        freshness: &Freshness,
         pinned: &[(Arc<Registry>, Repository, Reference)],
     ) -> std::result::Result<Puller, (String, TlsError)> {
         let mut upstreams = HashMap::new();
@@ -80,18 +86,22 @@ impl Puller {
         }
         let pinned =
             pinned.iter().map(|(registry, repository, reference)| pin::Key::of(registry, repository, reference));
+        let links = Arc::new(links);
+        let setbacks = Setbacks::new(freshness.not_found_ttl);
         Ok(Puller {
             counts: BlobCounts::default(),
+            tag_counts: TagCounts::default(),
             pins: pin::Pins::open(&cache, pinned.collect()),
+            asker: ask::Asker::new(cache.clone(), Arc::clone(&links), tags, setbacks),
+            lookups: flight::Flights::default(),
+            lists: list::Lists::default(),
             cache,
-            links: Arc::new(links),
+            links,
             fillers: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(FILLER_REMEMBERED).build(),
             upstreams,
-            manifests: manifest::flights(),
-            permissions: moka::future::Cache::builder()
-                .max_capacity(10_000)
-                .expire_after(NoLongerThanTheQuestion)
-                .build(),
+            permissions: flight::Flights::default(),
+            revalidate_timeout: freshness.revalidate_timeout,
+            offline: AtomicBool::new(freshness.offline),
         })
     }
 
@@ -105,6 +115,36 @@ impl Puller {
         &self.counts
     }
 
+    /// How tags were answered.
+    pub fn tag_counts(&self) -> &TagCounts {
+        &self.tag_counts
+    }
+
+    /// How many tags are remembered.
+    pub fn tags_known(&self) -> u64 {
+        self.asker.tags.count()
+    }
+
+    /// Whether all registries are offline, whatever they say for themselves.
+    pub fn all_offline(&self) -> bool {
+        self.offline.load(Ordering::Relaxed)
+    }
+
+    /// Takes all registries offline, or back to what they say for themselves.
+    /// Transfers under way go on.
+    pub fn set_all_offline(&self, offline: bool) {
+        self.offline.store(offline, Ordering::Relaxed);
+    }
+
+    /// Forgets what upstream said to `registry`'s credential: refusals and
+    /// lists at once, and every tag is asked for again. To be called when the
+    /// credential changes; links, which are permissions, are not touched.
+    pub fn forget(&self, registry: &Registry) {
+        self.asker.setbacks.forget(registry);
+        self.asker.tags.forget(registry);
+        self.lists.forget(registry);
+    }
+
     /// What was asked of each registry's upstream and what came back, in no
     /// order.
     pub fn traffic(&self) -> impl Iterator<Item = (&Arc<Registry>, &Arc<Traffic>)> {
@@ -116,6 +156,59 @@ impl Puller {
         self.pins.close().await;
         self.cache.close().await;
         self.links.close();
+        self.asker.tags.close();
+    }
+
+    fn is_offline(&self, registry: &Registry) -> bool {
+        registry.offline || self.all_offline()
+    }
+
+    /// The link that may stand in for an answer of upstream: one that held a
+    /// moment ago; offline, one that ever did.
+    fn spare_link(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
+        let link = self.links.last(registry, repository, digest)?;
+        (self.is_offline(registry) || link.held_within(registry, registry.stale_if_error)).then_some(link)
+    }
+
+    /// An error if upstream has just refused the same question.
+    fn not_refused(&self, registry: &Registry, repository: &Repository, asked: Asked, what: &str) -> Result<()> {
+        let setbacks = &self.asker.setbacks;
+        match setbacks.refusal(&setbacks.slot(registry, repository, asked, what)) {
+            Some(error) => {
+                self.tag_counts.refused();
+                Err(error)
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// The outcome of `asked`, which goes on without us, if it comes in time;
+    /// where there was trouble a moment ago, that is the outcome.
+    async fn within_patience<T>(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        asked: impl Future<Output = std::result::Result<T, Failed>>,
+    ) -> std::result::Result<T, Failed> {
+        let setbacks = &self.asker.setbacks;
+        let too_late =
+            |stale: Stale| Failed { error: Error::Timeout("upstream takes its time".to_owned()), trouble: Some(stale) };
+        if let Some(stale) = setbacks.trouble(registry, repository) {
+            return Err(too_late(stale));
+        }
+        match tokio::time::timeout(self.revalidate_timeout, asked).await {
+            Ok(outcome) => outcome,
+            Err(_) => {
+                setbacks.troubled(registry, repository, Stale::Timeout, None);
+                Err(too_late(Stale::Timeout))
+            }
+        }
+    }
+
+    /// Counts an answer that upstream did not confirm.
+    fn stale(&self, why: Stale) -> Stale {
+        self.tag_counts.stale(why);
+        why
     }
 
     fn upstream(&self, registry: &Registry) -> Result<&Arc<Upstream>> {

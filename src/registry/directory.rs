@@ -248,6 +248,9 @@ mod tests {
             hosts: if name == "ghcr-public" { vec!["ghcr.proxy.example".parse().unwrap()] } else { vec![] },
             egress: EgressSettings::default(),
             tag_ttl: std::time::Duration::ZERO,
+            immutable_tags: vec![],
+            stale_if_error: std::time::Duration::ZERO,
+            offline: false,
             quota: None,
         }
     }

@@ -13,6 +13,7 @@ mod form;
 mod kind;
 mod name;
 mod origin;
+mod pattern;
 
 pub use credential::{AwsKey, Credential, EntraApp, GoogleKey, HelperName, Secret, Source};
 pub use directory::{Address, AddressHint, Directory, DirectoryError, Resolved};
@@ -21,13 +22,14 @@ pub use form::{Connection, Form, FormError, Value};
 pub use kind::{Field, FieldKind, Kind};
 pub use name::{InvalidName, RegistryName};
 pub use origin::{HostPort, InvalidOrigin, Origin, Scheme};
+pub use pattern::{InvalidPattern, TagPattern};
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::oci::Repository;
+use crate::oci::{Repository, Tag};
 
 /// Who may pull through a registry.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -82,8 +84,14 @@ pub struct Registry {
     pub hosts: Vec<HostPort>,
     /// Where its requests may go.
     pub egress: EgressSettings,
-    /// How long a tag may be answered from cache.
+    /// How long a tag is answered without asking upstream.
     pub tag_ttl: Duration,
+    /// Tags that never move: once seen, upstream is not asked about them again.
+    pub immutable_tags: Vec<TagPattern>,
+    /// How long past its time an answer may be used when upstream is in trouble.
+    pub stale_if_error: Duration,
+    /// Upstream is never asked.
+    pub offline: bool,
     /// Bytes of the cache that may be this registry's.
     pub quota: Option<u64>,
 }
@@ -102,6 +110,12 @@ impl Registry {
     /// Whether `repository` (its full upstream name) belongs to this connection.
     pub fn covers(&self, repository: &Repository) -> bool {
         self.prefix.as_ref().is_none_or(|prefix| repository.strip_prefix(prefix).is_some())
+    }
+
+    /// Whether `tag` never moves. A tag that stands for the referrers of a
+    /// digest always does: there is one signature more tomorrow.
+    pub fn is_immutable(&self, tag: &Tag) -> bool {
+        self.immutable_tags.iter().any(|pattern| pattern.matches(tag)) && !tag.is_about_digest()
     }
 
     /// `repository` (its full upstream name) as it stands behind this

@@ -199,6 +199,19 @@ impl Proxy {
         http::send(self.address(), "GET", target, headers)
     }
 
+    /// Takes all registries offline, or back.
+    #[track_caller]
+    pub(crate) fn set_offline(&self, offline: bool) {
+        let body = format!("{{\"offline\": {offline}}}");
+        let request = format!(
+            "PUT /api/v1/offline HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
+             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
+            body.len()
+        );
+        let answer = String::from_utf8(http::raw(self.admin(), request.as_bytes())).unwrap();
+        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("\"offline\":{offline}")), "{answer}");
+    }
+
     /// A number of the metrics page, all label sets of a name added up.
     pub(crate) fn metric(&self, name: &str) -> f64 {
         let page = http::get(self.admin(), "/metrics");

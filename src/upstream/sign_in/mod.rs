@@ -456,6 +456,9 @@ mod tests {
             hosts: vec![],
             egress,
             tag_ttl: Duration::ZERO,
+            immutable_tags: vec![],
+            stale_if_error: Duration::ZERO,
+            offline: false,
             quota: None,
         })
     }

@@ -36,7 +36,7 @@ impl Gate {
     }
 
     /// The upstream's side: waits until it is opened, or the test is over.
-    pub(super) fn pass(&self) {
+    pub(crate) fn pass(&self) {
         {
             let (state, changed) = &*self.0;
             state.lock().unwrap().waiting += 1;

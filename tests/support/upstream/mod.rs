@@ -18,7 +18,7 @@ mod request;
 
 use std::io::{BufRead as _, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -48,6 +48,7 @@ struct Shared {
     rules: Mutex<Vec<Rule>>,
     requests: Mutex<Vec<Request>>,
     connections: AtomicUsize,
+    down: AtomicBool,
 }
 
 impl Upstream {
@@ -72,16 +73,45 @@ impl Upstream {
             rules: Mutex::default(),
             requests: Mutex::default(),
             connections: AtomicUsize::new(0),
+            down: AtomicBool::new(false),
         }));
-        let served = upstream.clone();
+        upstream.accept(listener);
+        upstream
+    }
+
+    fn accept(&self, listener: TcpListener) {
+        let served = self.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().flatten() {
+                if served.is_down() {
+                    return;
+                }
                 served.0.connections.fetch_add(1, Ordering::SeqCst);
                 let served = served.clone();
                 std::thread::spawn(move || served.serve(stream));
             }
         });
-        upstream
+    }
+
+    /// Goes down: connections are refused, those that there are break.
+    #[track_caller]
+    pub(crate) fn stop(&self) {
+        self.0.down.store(true, Ordering::SeqCst);
+        // The first one wakes whoever waits for connections.
+        let refused = || TcpStream::connect(self.0.address).is_err();
+        assert!(super::proxy::eventually(refused), "the upstream did not go down");
+    }
+
+    /// Comes back at the same address.
+    #[track_caller]
+    pub(crate) fn resume(&self) {
+        let listener = TcpListener::bind(self.0.address).unwrap();
+        self.0.down.store(false, Ordering::SeqCst);
+        self.accept(listener);
+    }
+
+    fn is_down(&self) -> bool {
+        self.0.down.load(Ordering::SeqCst)
     }
 
     /// Where it listens.
@@ -225,7 +255,7 @@ impl Upstream {
 
     fn talk(&self, wire: Wire<'_>, stream: &TcpStream) -> std::io::Result<()> {
         let mut wire = BufReader::new(wire);
-        while let Some(request) = Request::read(&mut wire)? {
+        while let Some(request) = Request::read(&mut wire)?.filter(|_| !self.is_down()) {
             self.0.requests.lock().unwrap().push(request.clone());
             let refused = self.0.tokens.lock().unwrap().check(*self.0.guard.lock().unwrap(), &self.origin(), &request);
             let mut answer = refused.unwrap_or_else(|| self.0.content.lock().unwrap().answer(&request));
