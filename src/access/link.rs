@@ -11,6 +11,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -27,8 +28,6 @@ const TABLE: TableDefinition<'_, &str, (u64, Option<u64>, &str)> = TableDefiniti
 const RECENT: u64 = 100_000;
 /// Links are committed at this pace; a crash loses at most so much.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
-/// How long a link to public content holds, and one to private content.
-const LIFETIME: (Duration, Duration) = (Duration::from_secs(7 * 86_400), Duration::from_secs(86_400));
 
 /// That upstream allowed reading, and what it said of the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,20 +50,36 @@ impl Link {
 impl Link {
     /// Whether it still says what `registry`'s credential may read.
     pub fn holds_for(&self, registry: &Registry) -> bool {
-        let lifetime = if registry.credential.is_anonymous() { LIFETIME.0 } else { LIFETIME.1 };
+        self.is_younger_than(registry.links.ttl)
+    }
+
+    /// Whether it may still be believed when upstream cannot be asked.
+    fn may_stand_in_for(&self, registry: &Registry) -> bool {
+        let settings = registry.links;
+        !settings.ttl.is_zero() && self.is_younger_than(settings.ttl.saturating_add(settings.stale_if_error))
+    }
+
+    fn is_younger_than(&self, age: Duration) -> bool {
         // A clock that went backwards makes links look new, never old.
-        now().saturating_sub(self.seen_at) < lifetime.as_secs()
+        now().saturating_sub(self.seen_at) < age.as_secs()
     }
 }
 
 type Key = Arc<str>;
-/// A link to write, or one to remove.
-type Change = (Key, Option<Link>);
+/// A change of the index.
+enum Change {
+    Put(Key, Link),
+    Remove(Key),
+    /// All whose keys begin so; how many there were goes back.
+    Revoke(String, Sender<u64>),
+}
 
 /// All links of this process.
 pub struct Links {
     recent: moka::sync::Cache<Key, Link>,
     stored: Option<Stored>,
+    /// How often links were revoked: what was read before is not kept.
+    revoked: AtomicU64,
 }
 
 struct Stored {
@@ -76,7 +91,7 @@ struct Stored {
 impl Links {
     /// Links kept in memory only.
     pub fn in_memory() -> Links {
-        Links { recent: moka::sync::Cache::new(RECENT), stored: None }
+        Links { recent: moka::sync::Cache::new(RECENT), stored: None, revoked: AtomicU64::new(0) }
     }
 
     /// Links kept in the file `path`. A file that cannot be used is replaced;
@@ -100,13 +115,52 @@ impl Links {
 
     /// The link of `digest` through (registry, repository), if it still holds.
     pub fn get(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
+        self.find(registry, repository, digest).filter(|link| link.holds_for(registry))
+    }
+
+    /// The link, if it may be believed for as long as upstream cannot answer.
+    pub fn get_stale(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
+        self.find(registry, repository, digest).filter(|link| link.may_stand_in_for(registry))
+    }
+
+    fn find(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
         let key = key(registry, repository, digest);
-        let link = self.recent.get(key.as_str()).or_else(|| {
-            let link = self.stored.as_ref()?.read(&key)?;
-            self.recent.insert(key.as_str().into(), link.clone());
-            Some(link)
-        })?;
-        link.holds_for(registry).then_some(link)
+        if let Some(link) = self.recent.get(key.as_str()) {
+            return Some(link);
+        }
+        let revoked = self.revoked.load(Ordering::SeqCst);
+        let link = self.stored.as_ref()?.read(&key)?;
+        self.recent.insert(key.as_str().into(), link.clone());
+        if self.revoked.load(Ordering::SeqCst) != revoked {
+            self.recent.invalidate(key.as_str());
+            return None;
+        }
+        Some(link)
+    }
+
+    /// Forgets all links of `registry`, or of one repository of it (its full
+    /// upstream name), on disk too: upstream is asked before anything cached is
+    /// served through it again. Gives how many there were. Takes time in
+    /// proportion to all links: not for the way of a pull.
+    pub fn revoke(&self, registry: &Registry, repository: Option<&Repository>) -> u64 {
+        let prefix = match repository {
+            Some(repository) => format!("{} {repository} ", registry.name.slug()),
+            None => format!("{} ", registry.name.slug()),
+        };
+        let mut revoked = None;
+        if let Some(stored) = &self.stored {
+            let (done, answer) = channel();
+            stored.send(Change::Revoke(prefix.clone(), done));
+            revoked = answer.recv().ok();
+        }
+        // What is read from here on was written after; what was read before is
+        // in memory now, or will not be kept.
+        self.revoked.fetch_add(1, Ordering::SeqCst);
+        let recent: Vec<_> = self.recent.iter().map(|(key, _)| key).filter(|key| key.starts_with(&prefix)).collect();
+        for key in &recent {
+            self.recent.invalidate(&**key);
+        }
+        revoked.unwrap_or(recent.len() as u64)
     }
 
     /// Shows every link to `visit`, as the registry's address form, repository,
@@ -154,11 +208,8 @@ impl Links {
     ) {
         let key: Key = key(registry, repository, digest).into();
         let link = Link { seen_at: now(), media_type: media_type.cloned(), size };
-        if let Some(stored) = &self.stored
-            && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            // Without the writer there is the memory.
-            let _ = queue.send((Arc::clone(&key), Some(link.clone())));
+        if let Some(stored) = &self.stored {
+            stored.send(Change::Put(Arc::clone(&key), link.clone()));
         }
         self.recent.insert(key, link);
     }
@@ -167,10 +218,8 @@ impl Links {
     pub fn remove(&self, registry: &Registry, repository: &Repository, digest: &Digest) {
         let key: Key = key(registry, repository, digest).into();
         self.recent.invalidate(&key);
-        if let Some(stored) = &self.stored
-            && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            let _ = queue.send((key, None));
+        if let Some(stored) = &self.stored {
+            stored.send(Change::Remove(key));
         }
     }
 
@@ -192,6 +241,13 @@ impl Stored {
         let own = Arc::clone(&database);
         let writer = std::thread::Builder::new().name("links".into()).spawn(move || write_all(&own, &receiver)).ok();
         Stored { database, queue: Mutex::new(Some(queue)), writer: Mutex::new(writer) }
+    }
+
+    /// Without the writer there is the memory.
+    fn send(&self, change: Change) {
+        if let Some(queue) = &*self.queue.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = queue.send(change);
+        }
     }
 
     fn read(&self, key: &str) -> Option<Link> {
@@ -227,7 +283,8 @@ fn write_all(database: &Database, queue: &Receiver<Change>) {
         let mut batch = vec![first];
         let until = std::time::Instant::now() + COMMIT_EVERY;
         let mut open = true;
-        while open && batch.len() < 10_000 {
+        // Whoever revokes waits for it.
+        while open && batch.len() < 10_000 && !matches!(batch.last(), Some(Change::Revoke(..))) {
             match queue.recv_timeout(until.saturating_duration_since(std::time::Instant::now())) {
                 Ok(next) => batch.push(next),
                 Err(RecvTimeoutError::Timeout) => break,
@@ -242,18 +299,34 @@ fn write_all(database: &Database, queue: &Receiver<Change>) {
 
 fn commit(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
+    let mut revoked = Vec::new();
     {
         let mut table = transaction.open_table(TABLE)?;
-        for (key, link) in batch {
-            let Some(link) = link else {
-                table.remove(&**key)?;
-                continue;
-            };
-            let media_type = link.media_type.as_ref().map_or("", MediaType::as_str);
-            table.insert(&**key, (link.seen_at, link.size, media_type))?;
+        for change in batch {
+            match change {
+                Change::Put(key, link) => {
+                    let media_type = link.media_type.as_ref().map_or("", MediaType::as_str);
+                    table.insert(&**key, (link.seen_at, link.size, media_type))?;
+                }
+                Change::Remove(key) => {
+                    table.remove(&**key)?;
+                }
+                Change::Revoke(prefix, done) => {
+                    let before = table.len()?;
+                    // The keys of one prefix end where its blank would be followed
+                    // by nothing that a name can hold.
+                    let end = format!("{prefix}\u{7f}");
+                    table.retain_in(prefix.as_str()..end.as_str(), |_, _| false)?;
+                    revoked.push((done, before.saturating_sub(table.len()?)));
+                }
+            }
         }
     }
     transaction.commit()?;
+    for (done, count) in revoked {
+        // Whoever asked may have stopped waiting.
+        let _ = done.send(count);
+    }
     Ok(())
 }
 
@@ -292,6 +365,73 @@ mod tests {
         });
         all.sort();
         all
+    }
+
+    #[test]
+    fn c11_revoked_links_are_gone_at_once_and_on_disk_and_others_stay() {
+        let text = ["hub", "hub-2"].map(|name| {
+            format!("[[registry]]\nname = \"{name}\"\nkind = \"generic\"\nurl = \"https://{name}.example\"\n")
+        });
+        let registries =
+            Settings::parse("t.toml", &text.concat(), &std::collections::BTreeMap::new()).unwrap().registries;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("links.redb");
+        let repository = |name: &str| name.parse::<Repository>().unwrap();
+        let digest = |n| Digest::Sha256([n; 32]);
+        let fill = |links: &Links| {
+            for registry in &registries {
+                for name in ["app", "app/sub", "app2"] {
+                    for n in 0..3 {
+                        links.put(registry, &repository(name), &digest(n), None, None);
+                    }
+                }
+            }
+        };
+        for links in [Links::in_memory(), Links::open(&path)] {
+            fill(&links);
+            assert_eq!(links.revoke(&registries[0], Some(&repository("app"))), 3);
+            assert_eq!(links.get(&registries[0], &repository("app"), &digest(1)), None);
+            assert!(links.get(&registries[0], &repository("app/sub"), &digest(1)).is_some());
+            assert!(links.get(&registries[0], &repository("app2"), &digest(1)).is_some());
+            assert!(links.get(&registries[1], &repository("app"), &digest(1)).is_some());
+            assert_eq!(links.revoke(&registries[0], None), 6);
+            assert_eq!(all(&links).len(), 9);
+            // Upstream may allow it again.
+            links.put(&registries[0], &repository("app"), &digest(1), None, None);
+            assert!(links.get(&registries[0], &repository("app"), &digest(1)).is_some());
+            links.close();
+        }
+        let links = Links::open(&path);
+        assert_eq!(links.get(&registries[0], &repository("app2"), &digest(1)), None);
+        assert_eq!((all(&links).len(), links.revoke(&registries[1], None)), (10, 9));
+    }
+
+    #[test]
+    fn a_link_holds_for_its_time_then_only_while_upstream_cannot_answer() {
+        let text = "[[registry]]\nname = \"a\"\nkind = \"docker-hub\"\n[[registry]]\nname = \"b\"\nkind = \"docker-hub\"\n\
+                    link_ttl = \"0s\"\n[[registry]]\nname = \"c\"\nkind = \"docker-hub\"\nlink_ttl = \"1h\"\n\
+                    link_stale_if_error = \"1h\"\n";
+        let registries = Settings::parse("t.toml", text, &std::collections::BTreeMap::new()).unwrap().registries;
+        let (hour, day) = (3600, 86_400);
+        for (registry, age, holds, stands_in) in [
+            (0, 7 * day - 60, true, true),
+            (0, 7 * day + 60, false, true),
+            (0, 14 * day + 60, false, false),
+            // Strict: upstream is asked every time, and has to answer.
+            (1, 0, false, false),
+            (2, hour - 60, true, true),
+            (2, hour + 60, false, true),
+            (2, 2 * hour + 60, false, false),
+        ] {
+            let link = Link { seen_at: now() - age, media_type: None, size: None };
+            let registry = &registries[registry];
+            assert_eq!((link.holds_for(registry), link.may_stand_in_for(registry)), (holds, stands_in), "{age}");
+        }
+        let links = Links::in_memory();
+        let (repository, digest) = ("library/a".parse().unwrap(), Digest::Sha256([1; 32]));
+        links.put(&registries[1], &repository, &digest, None, None);
+        assert_eq!(links.get(&registries[1], &repository, &digest), None);
+        assert_eq!(links.get_stale(&registries[1], &repository, &digest), None);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::access::Client;
+use crate::access::{Client, GateSettings};
 use crate::cache::CacheSettings;
 use crate::pull::ImageName;
 use crate::registry::Registry;
@@ -48,6 +48,8 @@ pub struct Settings {
     pub registries: Vec<Arc<Registry>>,
     /// The clients, in the file's order.
     pub clients: Vec<Client>,
+    /// How their logins are treated.
+    pub gate: GateSettings,
     /// The log.
     pub log: LogSettings,
 }

@@ -14,7 +14,8 @@ use super::secret::Sources;
 use super::section::{Found, Section};
 use super::units;
 use crate::registry::{
-    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, Origin, Registry, RegistryName, Scheme, Secret, Value,
+    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, LinkSettings, Origin, Registry, RegistryName, Scheme,
+    Secret, Value,
 };
 
 /// Keys that every kind has.
@@ -32,6 +33,8 @@ const COMMON: &[&str] = &[
     "redirect_origins",
     "max_connections",
     "tag_ttl",
+    "link_ttl",
+    "link_stale_if_error",
 ];
 
 /// A registry of the file, and the places that later checks speak of.
@@ -124,6 +127,8 @@ pub(super) fn read(
     let ca_pem = section.read("ca", authorities);
     let max_connections = section.read("max_connections", units::count).unwrap_or(16);
     let tag_ttl = section.read("tag_ttl", units::duration).unwrap_or(tag_ttl);
+    let link_ttl = section.read("link_ttl", units::duration);
+    let link_stale_if_error = section.read("link_stale_if_error", units::duration);
     let name_place = section.place_of("name");
     let url_place = section.place_of("url");
     let quota = section.read("quota", units::size);
@@ -151,6 +156,11 @@ pub(super) fn read(
         true => AccessMode::Anyone,
         false => AccessMode::Grants,
     });
+    let usual = LinkSettings::for_credential(&connection.credential);
+    let links = LinkSettings {
+        ttl: link_ttl.unwrap_or(usual.ttl),
+        stale_if_error: link_stale_if_error.unwrap_or(usual.stale_if_error),
+    };
     let registry = Registry {
         name: name?,
         kind,
@@ -172,6 +182,7 @@ pub(super) fn read(
             max_connections,
         },
         tag_ttl,
+        links,
         quota,
     };
     Some(Parsed { registry, name_place, default_place: default.map(|flag| flag.place), access_place })

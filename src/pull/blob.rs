@@ -165,7 +165,9 @@ impl Puller {
     }
 
     /// Asks upstream whether this registry's credential reads the digest in
-    /// this repository; one question for all who wait for the answer.
+    /// this repository; one question for all who wait for the answer. When
+    /// upstream cannot answer, what it said last counts for a while; when it
+    /// says no, that is forgotten.
     async fn permission(
         &self,
         upstream: &Arc<Upstream>,
@@ -175,9 +177,25 @@ impl Puller {
         let registry = upstream.registry();
         let key = (registry.name.slug().to_owned(), repository.clone(), *digest);
         let asked = self.permissions.try_get_with(key, async {
-            let total = upstream.may_read_blob(repository, digest).await?;
-            self.links.put(registry, repository, digest, None, total);
-            Ok::<_, upstream::Error>(total)
+            match upstream.may_read_blob(repository, digest).await {
+                Ok(total) => {
+                    self.links.put(registry, repository, digest, None, total);
+                    Ok::<_, upstream::Error>(total)
+                }
+                Err(error) if error.is_transient() => match self.links.get_stale(registry, repository, digest) {
+                    Some(link) => {
+                        debug!(%digest, %error, "upstream cannot be asked, what it said last counts");
+                        Ok(link.size)
+                    }
+                    None => Err(error),
+                },
+                Err(error) => {
+                    if matches!(error, upstream::Error::NotFound | upstream::Error::Denied { .. }) {
+                        self.links.remove(registry, repository, digest);
+                    }
+                    Err(error)
+                }
+            }
         });
         asked.await.map_err(|error| Error::from(upstream::Error::clone(&error)))
     }

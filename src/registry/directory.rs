@@ -248,6 +248,7 @@ mod tests {
             hosts: if name == "ghcr-public" { vec!["ghcr.proxy.example".parse().unwrap()] } else { vec![] },
             egress: EgressSettings::default(),
             tag_ttl: std::time::Duration::ZERO,
+            links: crate::registry::LinkSettings::for_credential(&crate::registry::Credential::Anonymous),
             quota: None,
         }
     }
