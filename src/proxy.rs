@@ -20,7 +20,7 @@ use crate::kernel;
 use crate::pull::{Puller, Tags};
 use crate::registry::Directory;
 use crate::server::{Server, ServerError};
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics};
 use crate::upstream::TlsError;
 
 /// A running proxy.
@@ -87,13 +87,16 @@ impl Proxy {
             .map_err(|(registry, cause)| StartError::Registry { registry, cause })?;
         let puller = Arc::new(puller);
         let metrics = Arc::new(Metrics::new(Box::new(Readings::new(Arc::clone(&puller)))));
+        let audit = Arc::new(Audit::default());
+        let gate = Arc::new(Gate::new(settings.clients, settings.gate, Arc::clone(&audit)));
         let api = Api::new(
             Arc::clone(&directory),
-            Gate::new(settings.clients),
+            Arc::clone(&gate),
             Arc::clone(&puller),
             settings.server.ping,
             settings.server.limits.max_uri_bytes,
             Arc::clone(&metrics),
+            Arc::clone(&audit),
         );
         let address = settings.server.admin_listen;
         let listener = Admin::listen(address).await.map_err(|cause| StartError::Admin { address, cause })?;

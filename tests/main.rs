@@ -10,6 +10,7 @@ mod support;
 mod addresses;
 mod cache_commands;
 mod check;
+mod clients;
 mod closed_world;
 mod content;
 mod credentials;

@@ -2,10 +2,10 @@
 
 use ipnet::IpNet;
 
-use super::Grant;
+use super::{CertificateName, Grant};
 
 /// How a client shows who it is.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Proof {
     /// Basic authentication; an argon2id hash in PHC form.
     Password {
@@ -17,17 +17,14 @@ pub enum Proof {
         /// 64 hexadecimal characters.
         sha256: String,
     },
-    /// A TLS client certificate with this subject (`CN=ci`).
-    Certificate {
-        /// The subject.
-        subject: String,
-    },
+    /// A TLS client certificate whose holder is called so (`CN=ci`).
+    Certificate(CertificateName),
     /// Coming from one of these networks is enough.
     Networks(Vec<IpNet>),
 }
 
-/// One `[[client]]` of the configuration.
-#[derive(Debug, Clone)]
+/// One client: who may pull, and what.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Client {
     /// Its name; the user name of Basic authentication.
     pub name: String,

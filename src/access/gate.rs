@@ -3,12 +3,19 @@
 //! Where no client is configured there is nobody to tell apart, and
 //! credentials that a runtime sends on its own (a Docker daemon sends its
 //! user's Docker Hub login to a mirror) are neither read nor kept. Where
-//! clients are configured, credentials that are sent must be right.
+//! clients are configured, credentials that are sent must be right, except
+//! that a user name nobody here has may be [ignored](ForeignCredentials).
+//!
+//! A client that is changed or removed is so at once: what was found out about
+//! its earlier self counts no longer.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use argon2::{Argon2, PasswordVerifier as _};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -17,9 +24,12 @@ use subtle::ConstantTimeEq as _;
 use tokio::sync::Semaphore;
 use zeroize::Zeroizing;
 
+use super::certificate::CertificateNames;
 use super::client::{Client, Proof};
+use super::throttle::{LoginLimits, Throttle};
 use crate::oci::Repository;
 use crate::registry::{AccessMode, Registry};
+use crate::telemetry::{Audit, Event};
 
 /// Who is asking.
 #[derive(Debug, Clone)]
@@ -35,6 +45,14 @@ impl Principal {
     pub fn is_anonymous(&self) -> bool {
         matches!(self, Principal::Anonymous)
     }
+
+    /// The client's name.
+    pub fn name(&self) -> Option<&str> {
+        match self {
+            Principal::Anonymous => None,
+            Principal::Client(client) => Some(&client.name),
+        }
+    }
 }
 
 /// What a request shows of its sender.
@@ -44,59 +62,189 @@ pub struct Evidence<'a> {
     pub authorization: Vec<&'a [u8]>,
     /// Address of the peer.
     pub peer: Option<IpAddr>,
-    /// Subject of the client certificate that the TLS layer accepted.
-    pub certificate: Option<&'a str>,
+    /// Names in the client certificate that the TLS layer accepted.
+    pub certificate: Option<&'a CertificateNames>,
 }
 
-/// Credentials were sent and are not right.
+/// Credentials were sent and are not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the credentials are not accepted")]
-pub struct Rejected;
+pub enum Rejected {
+    /// They are not right.
+    #[error("the credentials are not accepted")]
+    Wrong,
+    /// They were not looked at, after too many wrong ones.
+    #[error("too many wrong logins")]
+    TooMany {
+        /// When they will be looked at.
+        retry_after: Duration,
+    },
+}
 
-/// The configured clients.
+/// What becomes of a login under a user name that no client here has: a
+/// runtime may offer what it has for an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ForeignCredentials {
+    /// It is a wrong login.
+    #[default]
+    Refuse,
+    /// It is as if it had not been sent.
+    Ignore,
+}
+
+/// How logins are treated.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct GateSettings {
+    /// Logins for somewhere else.
+    pub foreign_credentials: ForeignCredentials,
+    /// Bounds on guessing.
+    pub limits: LoginLimits,
+}
+
+/// The clients, and what they may pull.
 pub struct Gate {
-    clients: Vec<Arc<Client>>,
-    /// Header values that passed the slow check: hash → index of the client.
-    passed: moka::sync::Cache<[u8; 32], usize>,
+    settings: GateSettings,
+    clients: ArcSwap<Clients>,
+    /// Credentials that passed a check, hashed → whose they are. Whose they
+    /// were counts only while that client is unchanged.
+    passed: moka::future::Cache<[u8; 32], Arc<Client>>,
     /// Slow checks at a time; each takes memory and a core.
     checks: Semaphore,
+    throttle: Throttle,
+    audit: Arc<Audit>,
+    hasher: RandomState,
 }
 
-const PASSED_FOR: Duration = Duration::from_secs(300);
+/// A right login stays known for so long after its last use.
+const PASSED_FOR: Duration = Duration::from_secs(12 * 3600);
 /// Longest credential that is looked at.
 const MAX_CREDENTIAL: usize = 4096;
-/// What an unknown user's password is checked against, so that it takes as
-/// long as a known one's.
+/// What an unknown user's password is checked against where nobody has one, so
+/// that it takes as long as if somebody had.
 const NOBODY: &str = "$argon2id$v=19$m=19456,t=2,p=1$bm9ib2R5LWhlcmU$RHVtbXlIYXNoRHVtbXlIYXNoRHVtbXlIYXNoRHVtbXk";
+
+/// One state of the list of clients.
+#[derive(Default)]
+struct Clients {
+    all: Vec<Arc<Client>>,
+    by_name: HashMap<String, Arc<Client>>,
+}
+
+impl Clients {
+    fn is_current(&self, client: &Arc<Client>) -> bool {
+        self.by_name.get(&client.name).is_some_and(|current| Arc::ptr_eq(current, client))
+    }
+
+    /// The client of that name if it has a password, and its hash.
+    fn with_password(&self, user: &str) -> Option<(&Arc<Client>, &str)> {
+        let client = self.by_name.get(user)?;
+        match &client.proof {
+            Proof::Password { hash } => Some((client, hash)),
+            _ => None,
+        }
+    }
+}
+
+/// A credential as it was sent.
+enum Sent {
+    Basic { user: String, password: Zeroizing<String> },
+    Bearer(Zeroizing<String>),
+}
+
+impl Sent {
+    /// Takes an `Authorization` header apart.
+    fn parse(header: &[u8]) -> Option<Sent> {
+        let header = Some(header).filter(|header| header.len() <= MAX_CREDENTIAL)?;
+        let (scheme, credential) = std::str::from_utf8(header).ok()?.split_once(' ')?;
+        let credential = credential.trim_matches(' ');
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return Some(Sent::Bearer(Zeroizing::new(credential.to_owned())));
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return None;
+        }
+        let decoded = Zeroizing::new(STANDARD.decode(credential).ok()?);
+        let (user, password) = std::str::from_utf8(&decoded).ok()?.split_once(':')?;
+        Some(Sent::Basic { user: user.to_owned(), password: Zeroizing::new(password.to_owned()) })
+    }
+
+    fn user(&self) -> Option<&str> {
+        match self {
+            Sent::Basic { user, .. } => Some(user),
+            Sent::Bearer(_) => None,
+        }
+    }
+
+    /// What it is remembered by.
+    fn fingerprint(&self) -> [u8; 32] {
+        let mut hash = Sha256::new();
+        match self {
+            Sent::Basic { user, password } => {
+                hash.update(b"basic\0");
+                hash.update(user.as_bytes());
+                hash.update(b"\0");
+                hash.update(password.as_bytes());
+            }
+            Sent::Bearer(token) => {
+                hash.update(b"bearer\0");
+                hash.update(token.as_bytes());
+            }
+        }
+        hash.finalize().into()
+    }
+}
 
 impl Gate {
     /// A gate that knows `clients`.
-    pub fn new(clients: Vec<Client>) -> Gate {
-        Gate {
-            clients: clients.into_iter().map(Arc::new).collect(),
-            passed: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(PASSED_FOR).build(),
+    pub fn new(clients: Vec<Client>, settings: GateSettings, audit: Arc<Audit>) -> Gate {
+        let gate = Gate {
+            settings,
+            clients: ArcSwap::default(),
+            passed: moka::future::Cache::builder().max_capacity(10_000).time_to_idle(PASSED_FOR).build(),
             checks: Semaphore::new(2),
+            throttle: Throttle::new(settings.limits),
+            audit,
+            hasher: RandomState::new(),
+        };
+        gate.replace(clients);
+        gate
+    }
+
+    /// From now on these are the clients. Those that are as they were keep
+    /// what was found out about their logins; running responses go on.
+    pub fn replace(&self, clients: Vec<Client>) {
+        let before = self.clients.load();
+        let mut next = Clients::default();
+        for client in clients {
+            let same = before.by_name.get(&client.name).filter(|earlier| ***earlier == client);
+            let client = same.map_or_else(|| Arc::new(client), Arc::clone);
+            next.by_name.insert(client.name.clone(), Arc::clone(&client));
+            next.all.push(client);
         }
+        self.clients.store(Arc::new(next));
     }
 
     /// Whether anybody could show who they are.
     pub fn knows_clients(&self) -> bool {
-        !self.clients.is_empty()
+        !self.clients.load().all.is_empty()
     }
 
     /// Finds out who is asking.
     ///
     /// # Errors
-    /// When credentials were sent that are not right.
+    /// When credentials were sent that are not accepted.
     pub async fn identify(&self, evidence: Evidence<'_>) -> Result<Principal, Rejected> {
-        if self.clients.is_empty() {
+        if !self.knows_clients() {
             return Ok(Principal::Anonymous);
         }
-        match evidence.authorization.as_slice() {
-            [] => Ok(self.by_circumstance(&evidence)),
-            [one] => self.by_credential(one).await.map(Principal::Client),
-            _ => Err(Rejected),
+        let principal = match evidence.authorization.as_slice() {
+            [] => self.by_circumstance(&evidence),
+            [one] => self.by_credential(one, &evidence).await?,
+            _ => return Err(Rejected::Wrong),
+        };
+        if let Some(name) = principal.name() {
+            self.audit.first(&login("success", Some(name), evidence.peer));
         }
+        Ok(principal)
     }
 
     /// Whether `principal` may pull `repository` (its full upstream name).
@@ -111,8 +259,9 @@ impl Gate {
     }
 
     fn by_circumstance(&self, evidence: &Evidence<'_>) -> Principal {
-        let found = self.clients.iter().find(|client| match &client.proof {
-            Proof::Certificate { subject } => evidence.certificate == Some(subject),
+        let clients = self.clients.load();
+        let found = clients.all.iter().find(|client| match &client.proof {
+            Proof::Certificate(name) => evidence.certificate.is_some_and(|names| names.contain(name)),
             Proof::Networks(networks) => {
                 evidence.peer.is_some_and(|peer| networks.iter().any(|network| network.contains(&peer.to_canonical())))
             }
@@ -121,51 +270,98 @@ impl Gate {
         found.map_or(Principal::Anonymous, |client| Principal::Client(Arc::clone(client)))
     }
 
-    async fn by_credential(&self, header: &[u8]) -> Result<Arc<Client>, Rejected> {
-        let header = Some(header).filter(|header| header.len() <= MAX_CREDENTIAL).ok_or(Rejected)?;
-        let text = std::str::from_utf8(header).map_err(|_| Rejected)?;
-        let (scheme, credential) = text.split_once(' ').ok_or(Rejected)?;
-        let credential = credential.trim_matches(' ');
-        if scheme.eq_ignore_ascii_case("bearer") {
-            return self.by_token(credential);
+    async fn by_credential(&self, header: &[u8], evidence: &Evidence<'_>) -> Result<Principal, Rejected> {
+        let sent = Sent::parse(header).ok_or(Rejected::Wrong)?;
+        let fingerprint = sent.fingerprint();
+        if let Some(client) = self.passed.get(&fingerprint).await {
+            if self.clients.load().is_current(&client) {
+                return Ok(Principal::Client(client));
+            }
+            self.passed.invalidate(&fingerprint).await;
         }
-        if !scheme.eq_ignore_ascii_case("basic") {
-            return Err(Rejected);
+        let (peer, user) = (evidence.peer, sent.user());
+        let known = user.is_some_and(|user| self.clients.load().with_password(user).is_some());
+        if user.is_some() && !known && self.settings.foreign_credentials == ForeignCredentials::Ignore {
+            return Ok(self.by_circumstance(evidence));
         }
-        let fingerprint: [u8; 32] = Sha256::digest(credential.as_bytes()).into();
-        if let Some(client) = self.passed.get(&fingerprint).and_then(|index| self.clients.get(index)) {
-            return Ok(Arc::clone(client));
+        // Whoever sends the same at the same time shares the check.
+        let checked = self.passed.try_get_with(fingerprint, self.check(&sent, peer)).await;
+        // A name that nobody has may be a password in the wrong place.
+        let name = user.filter(|_| known);
+        match checked.map_err(|rejected| *rejected) {
+            Ok(client) if self.clients.load().is_current(&client) => {
+                self.throttle.right(peer, user);
+                Ok(Principal::Client(client))
+            }
+            Err(rejected @ Rejected::TooMany { .. }) => {
+                self.audit.client(&login("refused", name, peer));
+                Err(rejected)
+            }
+            _ => {
+                self.audit.client(&login("failure", name, peer));
+                tokio::time::sleep(self.throttle.wrong(peer, user, Instant::now())).await;
+                Err(Rejected::Wrong)
+            }
         }
-        let decoded = Zeroizing::new(STANDARD.decode(credential).map_err(|_| Rejected)?);
-        let decoded = std::str::from_utf8(&decoded).map_err(|_| Rejected)?;
-        let (user, password) = decoded.split_once(':').ok_or(Rejected)?;
-        let index = self.by_password(user, password).await?;
-        self.passed.insert(fingerprint, index);
-        self.clients.get(index).cloned().ok_or(Rejected)
     }
 
-    fn by_token(&self, token: &str) -> Result<Arc<Client>, Rejected> {
-        let sent = crate::oci::Digest::sha256_of(token.as_bytes()).hex();
-        let matches = |client: &&Arc<Client>| match &client.proof {
-            Proof::Token { sha256 } => bool::from(sha256.as_bytes().ct_eq(sent.as_bytes())),
-            _ => false,
+    /// The slow check. It waits for its turn, and may find that too many were
+    /// wrong by then.
+    async fn check(&self, sent: &Sent, peer: Option<IpAddr>) -> Result<Arc<Client>, Rejected> {
+        let held_up = || match self.throttle.wait(peer, sent.user(), Instant::now()) {
+            Some(retry_after) => Err(Rejected::TooMany { retry_after }),
+            None => Ok(()),
         };
-        self.clients.iter().find(matches).cloned().ok_or(Rejected)
+        held_up()?;
+        match sent {
+            Sent::Bearer(token) => self.by_token(token).ok_or(Rejected::Wrong),
+            Sent::Basic { user, password } => {
+                let Ok(_permit) = self.checks.acquire().await else { return Err(Rejected::Wrong) };
+                held_up()?;
+                self.by_password(user, password).await.ok_or(Rejected::Wrong)
+            }
+        }
     }
 
-    async fn by_password(&self, user: &str, password: &str) -> Result<usize, Rejected> {
-        let known = self.clients.iter().enumerate().find_map(|(index, client)| match &client.proof {
-            Proof::Password { hash } if client.name == user => Some((index, hash.clone())),
-            _ => None,
-        });
-        let (index, hash) = known.map_or((None, NOBODY.to_owned()), |(index, hash)| (Some(index), hash));
-        let password = Zeroizing::new(password.to_owned());
-        let Ok(_permit) = self.checks.acquire().await else { return Err(Rejected) };
-        let check = tokio::task::spawn_blocking(move || {
-            Argon2::default().verify_password(password.as_bytes(), hash.as_str()).is_ok()
-        });
-        if check.await.unwrap_or(false) { index.ok_or(Rejected) } else { Err(Rejected) }
+    fn by_token(&self, token: &str) -> Option<Arc<Client>> {
+        let sent = crate::oci::Digest::sha256_of(token.as_bytes()).hex();
+        let clients = self.clients.load();
+        // All of them are looked at, whichever it is.
+        clients.all.iter().fold(None, |found, client| match &client.proof {
+            Proof::Token { sha256 } if bool::from(sha256.as_bytes().ct_eq(sent.as_bytes())) => Some(Arc::clone(client)),
+            _ => found,
+        })
     }
+
+    async fn by_password(&self, user: &str, password: &Zeroizing<String>) -> Option<Arc<Client>> {
+        let clients = self.clients.load_full();
+        let known = clients.with_password(user);
+        // An unknown user's password is checked against somebody's, always the
+        // same one's: that takes as long as a known user's, and changes nothing.
+        let hash = known.map_or_else(|| self.stand_in(&clients, user), |(_, hash)| hash).to_owned();
+        let password = Zeroizing::new(password.as_bytes().to_vec());
+        let check =
+            tokio::task::spawn_blocking(move || Argon2::default().verify_password(&password, hash.as_str()).is_ok());
+        let passed = check.await.unwrap_or(false);
+        known.filter(|_| passed).map(|(client, _)| Arc::clone(client))
+    }
+
+    fn stand_in<'a>(&self, clients: &'a Clients, user: &str) -> &'a str {
+        let hashes: Vec<&str> = clients
+            .all
+            .iter()
+            .filter_map(|client| match &client.proof {
+                Proof::Password { hash } => Some(hash.as_str()),
+                _ => None,
+            })
+            .collect();
+        let chosen = self.hasher.hash_one(user).checked_rem(hashes.len() as u64);
+        chosen.and_then(|index| hashes.get(usize::try_from(index).ok()?).copied()).unwrap_or(NOBODY)
+    }
+}
+
+fn login<'a>(outcome: &'static str, principal: Option<&'a str>, peer: Option<IpAddr>) -> Event<'a> {
+    Event { event: "login", outcome, principal, peer, ..Event::default() }
 }
 
 #[cfg(test)]
@@ -186,13 +382,33 @@ mod tests {
         Client { name: name.into(), proof, grants: vec![] }
     }
 
-    fn gate() -> Gate {
-        Gate::new(vec![
+    fn gate_of(clients: Vec<Client>) -> Gate {
+        let limits = LoginLimits { max_wrong_logins: 1000, ..LoginLimits::default() };
+        Gate::new(clients, GateSettings { limits, ..GateSettings::default() }, Arc::default())
+    }
+
+    fn clients() -> Vec<Client> {
+        vec![
             client("ci", Proof::Password { hash: hash() }),
             client("robot", Proof::Token { sha256: crate::oci::Digest::sha256_of(b"t0ken").hex() }),
             client("rack", Proof::Networks(vec!["10.1.0.0/16".parse().unwrap()])),
-            client("node", Proof::Certificate { subject: "CN=node".into() }),
-        ])
+            client("node", Proof::Certificate("CN=node".parse().unwrap())),
+        ]
+    }
+
+    fn gate() -> Gate {
+        gate_of(clients())
+    }
+
+    fn certificate(name: &str) -> CertificateNames {
+        let mut params = rcgen::CertificateParams::default();
+        params.distinguished_name.push(rcgen::DnType::CommonName, name);
+        let key = rcgen::KeyPair::generate().unwrap();
+        CertificateNames::read(params.self_signed(&key).unwrap().der()).unwrap()
+    }
+
+    fn basic(text: &str) -> String {
+        format!("Basic {}", STANDARD.encode(text))
     }
 
     async fn who(gate: &Gate, evidence: Evidence<'_>) -> Result<String, Rejected> {
@@ -218,8 +434,11 @@ mod tests {
         assert_eq!(who(&gate, from("10.1.2.3")).await, Ok("rack".into()));
         assert_eq!(who(&gate, from("::ffff:10.1.2.3")).await, Ok("rack".into()));
         assert_eq!(who(&gate, from("10.2.0.1")).await, Ok("-".into()));
-        let certified = Evidence { certificate: Some("CN=node"), ..Evidence::default() };
-        assert_eq!(who(&gate, certified).await, Ok("node".into()));
+        for (name, expected) in [("node", "node"), ("other", "-")] {
+            let names = certificate(name);
+            let certified = Evidence { certificate: Some(&names), ..Evidence::default() };
+            assert_eq!(who(&gate, certified).await, Ok(expected.into()));
+        }
     }
 
     #[tokio::test]
@@ -227,7 +446,7 @@ mod tests {
         let gate = gate();
         for text in ["ci:wrong", "ci:", "ci:correct horse\0", "nobody:correct horse", "robot:t0ken", "ci"] {
             let header = format!("Basic {}", STANDARD.encode(text));
-            assert_eq!(who(&gate, sends(header.as_bytes())).await, Err(Rejected), "{text}");
+            assert_eq!(who(&gate, sends(header.as_bytes())).await, Err(Rejected::Wrong), "{text}");
         }
         let long = format!("Basic {}", "A".repeat(64 * 1024));
         for header in [
@@ -240,16 +459,140 @@ mod tests {
             b"Digest x",
             long.as_bytes(),
         ] {
-            assert_eq!(who(&gate, sends(header)).await, Err(Rejected));
+            assert_eq!(who(&gate, sends(header)).await, Err(Rejected::Wrong));
         }
         let twice = Evidence { authorization: vec![b"bearer t0ken", b"bearer t0ken"], ..Evidence::default() };
-        assert_eq!(who(&gate, twice).await, Err(Rejected));
+        assert_eq!(who(&gate, twice).await, Err(Rejected::Wrong));
     }
 
     #[tokio::test]
     async fn without_clients_nobody_is_asked() {
-        let gate = Gate::new(vec![]);
+        let gate = gate_of(vec![]);
         assert_eq!(who(&gate, sends(b"Basic c29tZWJvZHk6ZWxzZQ==")).await, Ok("-".into()));
+    }
+
+    #[tokio::test]
+    async fn c4_only_the_exact_password_passes() {
+        let password = "pass:with:colons";
+        let hash = {
+            use argon2::{CustomizedPasswordHasher as _, Params};
+            let params = Params::new(64, 1, 1, None).unwrap();
+            let hashed = Argon2::default().hash_password_customized(
+                password.as_bytes(),
+                b"salt-of-tests-16",
+                None,
+                None,
+                params,
+            );
+            hashed.unwrap().to_string()
+        };
+        let gate = gate_of(vec![client("ci", Proof::Password { hash })]);
+        assert_eq!(who(&gate, sends(basic("ci:pass:with:colons").as_bytes())).await, Ok("ci".into()));
+        for text in [
+            "ci:",
+            "ci:pass",
+            "ci:pass:with",
+            "ci:pass:with:colons ",
+            "ci:pass:with:colons\0",
+            "ci:\0",
+            "ci::pass:with:colons",
+        ] {
+            assert_eq!(who(&gate, sends(basic(text).as_bytes())).await, Err(Rejected::Wrong), "{text:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_client_that_changed_is_known_by_its_new_self_only() {
+        let gate = gate();
+        let (old, token) = (basic("ci:correct horse"), b"bearer t0ken");
+        assert_eq!(who(&gate, sends(old.as_bytes())).await, Ok("ci".into()));
+        assert_eq!(who(&gate, sends(token)).await, Ok("robot".into()));
+        let mut next = clients();
+        next.remove(0);
+        next.push(client("ci", Proof::Token { sha256: crate::oci::Digest::sha256_of(b"new").hex() }));
+        gate.replace(next);
+        assert_eq!(who(&gate, sends(old.as_bytes())).await, Err(Rejected::Wrong));
+        assert_eq!(who(&gate, sends(b"bearer new")).await, Ok("ci".into()));
+        assert_eq!(who(&gate, sends(token)).await, Ok("robot".into()), "who did not change is still known");
+        gate.replace(vec![client("other", Proof::Networks(vec![]))]);
+        assert_eq!(who(&gate, sends(token)).await, Err(Rejected::Wrong));
+    }
+
+    #[tokio::test]
+    async fn an_unknown_user_never_passes_by_the_password_of_another() {
+        let gate = gate();
+        for n in 0..20 {
+            assert_eq!(
+                who(&gate, sends(basic(&format!("user-{n}:correct horse")).as_bytes())).await,
+                Err(Rejected::Wrong)
+            );
+        }
+    }
+
+    #[tokio::test]
+    async fn a_login_for_somewhere_else_is_ignored_where_that_is_the_rule() {
+        let settings = GateSettings { foreign_credentials: ForeignCredentials::Ignore, ..GateSettings::default() };
+        let gate = Gate::new(clients(), settings, Arc::default());
+        let foreign = basic("hub-user:hub-password");
+        for _ in 0..50 {
+            assert_eq!(who(&gate, sends(foreign.as_bytes())).await, Ok("-".into()));
+        }
+        let from_the_rack =
+            Evidence { authorization: vec![foreign.as_bytes()], peer: "10.1.0.1".parse().ok(), certificate: None };
+        assert_eq!(who(&gate, from_the_rack).await, Ok("rack".into()));
+        // Our own are never taken for foreign.
+        assert_eq!(who(&gate, sends(basic("ci:wrong").as_bytes())).await, Err(Rejected::Wrong));
+        assert_eq!(who(&gate, sends(b"Bearer wrong")).await, Err(Rejected::Wrong));
+        assert_eq!(who(&gate, sends(b"Basic !!!")).await, Err(Rejected::Wrong));
+    }
+
+    #[tokio::test]
+    async fn after_too_many_wrong_logins_right_ones_have_to_wait_except_those_known_already() {
+        let gate = Gate::new(clients(), GateSettings::default(), Arc::default());
+        let right = basic("ci:correct horse");
+        let from = |peer: &str, header: &'static str| (peer.parse().ok(), header.to_owned());
+        let ask = async |(peer, header): (Option<IpAddr>, String)| {
+            let evidence = Evidence { authorization: vec![header.as_bytes()], peer, certificate: None };
+            who(&gate, evidence).await
+        };
+        assert_eq!(ask(("10.0.0.1".parse().ok(), right.clone())).await, Ok("ci".into()));
+        let guesses = (0..200).map(|n| ask(("10.0.0.1".parse().ok(), basic(&format!("ci:guess-{n}")))));
+        let answers = futures_util::future::join_all(guesses).await;
+        let looked_at = answers.iter().filter(|answer| **answer == Err(Rejected::Wrong)).count();
+        assert!((10..=12).contains(&looked_at), "{looked_at} of 200 at once");
+        assert!(matches!(ask(from("10.0.0.1", "Bearer t0ken")).await, Err(Rejected::TooMany { .. })));
+        assert_eq!(ask(("10.0.0.1".parse().ok(), right.clone())).await, Ok("ci".into()));
+        assert_eq!(ask(from("10.0.0.2", "Bearer t0ken")).await, Ok("robot".into()));
+    }
+
+    /// How long a wrong login takes, the least of some: what else runs on the
+    /// machine only ever adds to it.
+    async fn least(gate: &Gate, user: &str) -> Duration {
+        let mut least = Duration::MAX;
+        for n in 0..40 {
+            let header = basic(&format!("{user}:wrong-{n}"));
+            let sent = Sent::parse(header.as_bytes()).unwrap();
+            let begun = Instant::now();
+            assert!(gate.check(&sent, None).await.is_err());
+            least = least.min(begun.elapsed());
+        }
+        least
+    }
+
+    #[tokio::test]
+    async fn c3_an_unknown_user_takes_as_long_as_a_known_one() {
+        let heavy = {
+            use argon2::{CustomizedPasswordHasher as _, Params};
+            let params = Params::new(4096, 1, 1, None).unwrap();
+            Argon2::default()
+                .hash_password_customized(b"x", b"salt-of-tests-16", None, None, params)
+                .unwrap()
+                .to_string()
+        };
+        let gate = gate_of(vec![client("ci", Proof::Password { hash: heavy })]);
+        let (known, unknown) = (least(&gate, "ci").await, least(&gate, "nobody").await);
+        // Without the check an unknown one would take a hundredth of it.
+        assert!(unknown > known / 2 && known > unknown / 2, "known {known:?}, unknown {unknown:?}");
     }
 
     #[test]

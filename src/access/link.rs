@@ -11,6 +11,7 @@
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::Path;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
@@ -27,8 +28,6 @@ const TABLE: TableDefinition<'_, &str, (u64, Option<u64>, &str)> = TableDefiniti
 const RECENT: u64 = 100_000;
 /// Links are committed at this pace; a crash loses at most so much.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
-/// How long a link to public content holds, and one to private content.
-const LIFETIME: (Duration, Duration) = (Duration::from_secs(7 * 86_400), Duration::from_secs(86_400));
 
 /// That upstream allowed reading, and what it said of the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -54,16 +53,18 @@ impl Link {
 
     /// Whether it still says what `registry`'s credential may read.
     pub fn holds_for(&self, registry: &Registry) -> bool {
-        let lifetime = if registry.credential.is_anonymous() { LIFETIME.0 } else { LIFETIME.1 };
-        // A clock that went backwards makes links look new, never old.
-        now().saturating_sub(self.seen_at) < lifetime.as_secs()
+        self.is_younger_than(registry.links.ttl)
     }
 
-    /// Whether it held until at most `grace` ago: then it may stand in for the
-    /// answer of an upstream that gives none.
-    pub fn held_within(&self, registry: &Registry, grace: Duration) -> bool {
-        let moved = Link { seen_at: self.seen_at.saturating_add(grace.as_secs()), ..self.clone() };
-        self.holds_for(registry) || !grace.is_zero() && moved.holds_for(registry)
+    /// Whether it may still be believed when upstream cannot be asked.
+    pub fn may_stand_in_for(&self, registry: &Registry) -> bool {
+        let settings = registry.links;
+        !settings.ttl.is_zero() && self.is_younger_than(settings.ttl.saturating_add(settings.stale_if_error))
+    }
+
+    fn is_younger_than(&self, age: Duration) -> bool {
+        // A clock that went backwards makes links look new, never old.
+        now().saturating_sub(self.seen_at) < age.as_secs()
     }
 }
 
@@ -80,13 +81,20 @@ impl LinkKey {
     }
 }
 
-/// A link to write, or one to remove.
-type Change = (Key, Option<Link>);
+/// A change of the index.
+enum Change {
+    Put(Key, Link),
+    Remove(Key),
+    /// All whose keys begin so; how many there were goes back.
+    Revoke(String, Sender<u64>),
+}
 
 /// All links of this process.
 pub struct Links {
     recent: moka::sync::Cache<Key, Link>,
     stored: Option<Stored>,
+    /// How often links were revoked: what was read before is not kept.
+    revoked: AtomicU64,
 }
 
 struct Stored {
@@ -98,7 +106,7 @@ struct Stored {
 impl Links {
     /// Links kept in memory only.
     pub fn in_memory() -> Links {
-        Links { recent: moka::sync::Cache::new(RECENT), stored: None }
+        Links { recent: moka::sync::Cache::new(RECENT), stored: None, revoked: AtomicU64::new(0) }
     }
 
     /// Links kept in the file `path`. A file that cannot be used is replaced;
@@ -137,12 +145,42 @@ impl Links {
     }
 
     fn find(&self, key: &str) -> Option<Link> {
-        let link = self.recent.get(key).or_else(|| {
-            let link = self.stored.as_ref()?.read(key)?;
-            self.recent.insert(key.into(), link.clone());
-            Some(link)
-        })?;
-        (link != Link::GONE).then_some(link)
+        if let Some(link) = self.recent.get(key) {
+            return (link != Link::GONE).then_some(link);
+        }
+        let revoked = self.revoked.load(Ordering::SeqCst);
+        let link = self.stored.as_ref()?.read(key)?;
+        self.recent.insert(key.into(), link.clone());
+        if self.revoked.load(Ordering::SeqCst) != revoked {
+            self.recent.invalidate(key);
+            return None;
+        }
+        Some(link)
+    }
+
+    /// Forgets all links of `registry`, or of one repository of it (its full
+    /// upstream name), on disk too: upstream is asked before anything cached is
+    /// served through it again. Gives how many there were. Takes time in
+    /// proportion to all links: not for the way of a pull.
+    pub fn revoke(&self, registry: &Registry, repository: Option<&Repository>) -> u64 {
+        let prefix = match repository {
+            Some(repository) => format!("{} {repository} ", registry.name.slug()),
+            None => format!("{} ", registry.name.slug()),
+        };
+        let mut revoked = None;
+        if let Some(stored) = &self.stored {
+            let (done, answer) = channel();
+            stored.send(Change::Revoke(prefix.clone(), done));
+            revoked = answer.recv().ok();
+        }
+        // What is read from here on was written after; what was read before is
+        // in memory now, or will not be kept.
+        self.revoked.fetch_add(1, Ordering::SeqCst);
+        let recent: Vec<_> = self.recent.iter().map(|(key, _)| key).filter(|key| key.starts_with(&prefix)).collect();
+        for key in &recent {
+            self.recent.invalidate(&**key);
+        }
+        revoked.unwrap_or(recent.len() as u64)
     }
 
     /// Shows every link to `visit`, as the registry's address form, repository,
@@ -192,11 +230,8 @@ impl Links {
     ) {
         let key: Key = key(registry, repository, digest).into();
         let link = Link { seen_at: now(), media_type: media_type.cloned(), size };
-        if let Some(stored) = &self.stored
-            && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            // Without the writer there is the memory.
-            let _ = queue.send((Arc::clone(&key), Some(link.clone())));
+        if let Some(stored) = &self.stored {
+            stored.send(Change::Put(Arc::clone(&key), link.clone()));
         }
         self.recent.insert(key, link);
     }
@@ -206,10 +241,8 @@ impl Links {
         let key: Key = key(registry, repository, digest).into();
         // Until it is gone from disk too, it is not to be found there.
         self.recent.insert(Key::clone(&key), Link::GONE);
-        if let Some(stored) = &self.stored
-            && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
-        {
-            let _ = queue.send((key, None));
+        if let Some(stored) = &self.stored {
+            stored.send(Change::Remove(key));
         }
     }
 
@@ -231,6 +264,13 @@ impl Stored {
         let own = Arc::clone(&database);
         let writer = std::thread::Builder::new().name("links".into()).spawn(move || write_all(&own, &receiver)).ok();
         Stored { database, queue: Mutex::new(Some(queue)), writer: Mutex::new(writer) }
+    }
+
+    /// Without the writer there is the memory.
+    fn send(&self, change: Change) {
+        if let Some(queue) = &*self.queue.lock().unwrap_or_else(PoisonError::into_inner) {
+            let _ = queue.send(change);
+        }
     }
 
     fn read(&self, key: &str) -> Option<Link> {
@@ -266,7 +306,8 @@ fn write_all(database: &Database, queue: &Receiver<Change>) {
         let mut batch = vec![first];
         let until = std::time::Instant::now() + COMMIT_EVERY;
         let mut open = true;
-        while open && batch.len() < 10_000 {
+        // Whoever revokes waits for it.
+        while open && batch.len() < 10_000 && !matches!(batch.last(), Some(Change::Revoke(..))) {
             match queue.recv_timeout(until.saturating_duration_since(std::time::Instant::now())) {
                 Ok(next) => batch.push(next),
                 Err(RecvTimeoutError::Timeout) => break,
@@ -281,18 +322,34 @@ fn write_all(database: &Database, queue: &Receiver<Change>) {
 
 fn commit(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
     let transaction = database.begin_write()?;
+    let mut revoked = Vec::new();
     {
         let mut table = transaction.open_table(TABLE)?;
-        for (key, link) in batch {
-            let Some(link) = link else {
-                table.remove(&**key)?;
-                continue;
-            };
-            let media_type = link.media_type.as_ref().map_or("", MediaType::as_str);
-            table.insert(&**key, (link.seen_at, link.size, media_type))?;
+        for change in batch {
+            match change {
+                Change::Put(key, link) => {
+                    let media_type = link.media_type.as_ref().map_or("", MediaType::as_str);
+                    table.insert(&**key, (link.seen_at, link.size, media_type))?;
+                }
+                Change::Remove(key) => {
+                    table.remove(&**key)?;
+                }
+                Change::Revoke(prefix, done) => {
+                    let before = table.len()?;
+                    // The keys of one prefix end where its blank would be followed
+                    // by nothing that a name can hold.
+                    let end = format!("{prefix}\u{7f}");
+                    table.retain_in(prefix.as_str()..end.as_str(), |_, _| false)?;
+                    revoked.push((done, before.saturating_sub(table.len()?)));
+                }
+            }
         }
     }
     transaction.commit()?;
+    for (done, count) in revoked {
+        // Whoever asked may have stopped waiting.
+        let _ = done.send(count);
+    }
     Ok(())
 }
 
@@ -353,21 +410,73 @@ mod tests {
     }
 
     #[test]
-    fn a_link_stands_in_for_a_while_after_it_held() {
-        let registries = Settings::parse("t.toml", "", &std::collections::BTreeMap::new()).unwrap().registries;
-        let registry = &registries[0];
-        let hour = Duration::from_secs(3600);
-        let of_age = |age: Duration| Link { seen_at: now() - age.as_secs(), media_type: None, size: None };
-        for (age, holds, stands_in) in [
-            (Duration::ZERO, true, true),
-            (LIFETIME.0 - hour, true, true),
-            (LIFETIME.0 + hour, false, true),
-            (LIFETIME.0 + 3 * hour, false, false),
-        ] {
-            let link = of_age(age);
-            assert_eq!((link.holds_for(registry), link.held_within(registry, 2 * hour)), (holds, stands_in), "{age:?}");
-            assert_eq!(link.held_within(registry, Duration::ZERO), holds, "{age:?}");
+    fn c11_revoked_links_are_gone_at_once_and_on_disk_and_others_stay() {
+        let text = ["hub", "hub-2"].map(|name| {
+            format!("[[registry]]\nname = \"{name}\"\nkind = \"generic\"\nurl = \"https://{name}.example\"\n")
+        });
+        let registries =
+            Settings::parse("t.toml", &text.concat(), &std::collections::BTreeMap::new()).unwrap().registries;
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("links.redb");
+        let repository = |name: &str| name.parse::<Repository>().unwrap();
+        let digest = |n| Digest::Sha256([n; 32]);
+        let fill = |links: &Links| {
+            for registry in &registries {
+                for name in ["app", "app/sub", "app2"] {
+                    for n in 0..3 {
+                        links.put(registry, &repository(name), &digest(n), None, None);
+                    }
+                }
+            }
+        };
+        for links in [Links::in_memory(), Links::open(&path)] {
+            fill(&links);
+            assert_eq!(links.revoke(&registries[0], Some(&repository("app"))), 3);
+            assert_eq!(links.get(&registries[0], &repository("app"), &digest(1)), None);
+            assert!(links.get(&registries[0], &repository("app/sub"), &digest(1)).is_some());
+            assert!(links.get(&registries[0], &repository("app2"), &digest(1)).is_some());
+            assert!(links.get(&registries[1], &repository("app"), &digest(1)).is_some());
+            assert_eq!(links.revoke(&registries[0], None), 6);
+            assert_eq!(all(&links).len(), 9);
+            // Upstream may allow it again.
+            links.put(&registries[0], &repository("app"), &digest(1), None, None);
+            assert!(links.get(&registries[0], &repository("app"), &digest(1)).is_some());
+            links.close();
         }
+        let links = Links::open(&path);
+        assert_eq!(links.get(&registries[0], &repository("app2"), &digest(1)), None);
+        assert_eq!((all(&links).len(), links.revoke(&registries[1], None)), (10, 9));
+    }
+
+    #[test]
+    fn a_link_holds_for_its_time_then_only_while_upstream_cannot_answer() {
+        let text = "[[registry]]\nname = \"a\"\nkind = \"docker-hub\"\n[[registry]]\nname = \"b\"\nkind = \"docker-hub\"\n\
+                    link_ttl = \"0s\"\n[[registry]]\nname = \"c\"\nkind = \"docker-hub\"\nlink_ttl = \"1h\"\n\
+                    link_stale_if_error = \"1h\"\n";
+        let registries = Settings::parse("t.toml", text, &std::collections::BTreeMap::new()).unwrap().registries;
+        let (hour, day) = (3600, 86_400);
+        for (registry, age, holds, stands_in) in [
+            (0, 7 * day - 60, true, true),
+            (0, 7 * day + 60, false, true),
+            (0, 14 * day + 60, false, false),
+            // Strict: upstream is asked every time, and has to answer.
+            (1, 0, false, false),
+            (2, hour - 60, true, true),
+            (2, hour + 60, false, true),
+            (2, 2 * hour + 60, false, false),
+        ] {
+            let link = Link { seen_at: now() - age, media_type: None, size: None };
+            let registry = &registries[registry];
+            assert_eq!((link.holds_for(registry), link.may_stand_in_for(registry)), (holds, stands_in), "{age}");
+        }
+        let links = Links::in_memory();
+        let (repository, digest) = ("library/a".parse().unwrap(), Digest::Sha256([1; 32]));
+        links.put(&registries[1], &repository, &digest, None, None);
+        assert_eq!(links.get(&registries[1], &repository, &digest), None);
+        assert_eq!(
+            links.last(&registries[1], &repository, &digest).filter(|link| link.may_stand_in_for(&registries[1])),
+            None
+        );
     }
 
     #[test]

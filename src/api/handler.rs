@@ -13,20 +13,21 @@ use tracing::{debug, info, warn};
 use super::body::{Body, Counted, Transport};
 use super::path::{self, Endpoint, Target};
 use super::{query, response};
-use crate::access::{Evidence, Gate, Principal};
+use crate::access::{CertificateNames, Evidence, Gate, Principal, Rejected};
 use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository};
 use crate::pull::{self, Puller};
 use crate::registry::{AccessMode, Address, AddressHint, Directory, HostPort, Registry, Resolved};
-use crate::telemetry::{Metrics, RequestLabels};
+use crate::telemetry::{Audit, Event, Metrics, RequestLabels};
 
 /// The data listener's API.
 pub struct Api {
     directory: Arc<Directory>,
-    gate: Gate,
+    gate: Arc<Gate>,
     puller: Arc<Puller>,
     ping: PingMode,
     max_uri_bytes: usize,
     metrics: Arc<Metrics>,
+    audit: Arc<Audit>,
 }
 
 /// Who asks, as far as the connection tells, and how it wants its bytes.
@@ -34,8 +35,8 @@ pub struct Api {
 pub struct Peer {
     /// Address of the client.
     pub address: Option<IpAddr>,
-    /// Subject of its certificate, where TLS has accepted one.
-    pub certificate: Option<Arc<str>>,
+    /// Names in its certificate, where TLS has accepted one.
+    pub certificate: Option<Arc<CertificateNames>>,
     /// How its connection wants bytes.
     pub transport: Transport,
 }
@@ -60,13 +61,14 @@ impl Api {
     /// The API over `directory`, guarded by `gate`.
     pub fn new(
         directory: Arc<Directory>,
-        gate: Gate,
+        gate: Arc<Gate>,
         puller: Arc<Puller>,
         ping: PingMode,
         max_uri_bytes: usize,
         metrics: Arc<Metrics>,
+        audit: Arc<Audit>,
     ) -> Api {
-        Api { directory, gate, puller, ping, max_uri_bytes, metrics }
+        Api { directory, gate, puller, ping, max_uri_bytes, metrics, audit }
     }
 
     /// Answers one request. Never fails: every trouble has its response.
@@ -100,7 +102,7 @@ impl Api {
             Endpoint::Tags { name } => (name, ErrorCode::NameUnknown),
             Endpoint::Referrers { name, .. } => (name, ErrorCode::ManifestUnknown),
         };
-        let resolved = self.resolve(name, hint, &principal)?;
+        let resolved = self.resolve(name, hint, &principal, peer)?;
         let pulled = self.pull(request, peer, &endpoint, &resolved, &query.list).await;
         let answer = pulled.unwrap_or_else(|error| {
             let Resolved { registry, repository, .. } = &resolved;
@@ -170,7 +172,12 @@ impl Api {
             peer: peer.address,
             certificate: peer.certificate.as_deref(),
         };
-        self.gate.identify(evidence).await.map_err(|_| Box::new(response::unauthorized()))
+        self.gate.identify(evidence).await.map_err(|rejected| {
+            Box::new(match rejected {
+                Rejected::Wrong => response::unauthorized(),
+                Rejected::TooMany { retry_after } => response::too_many_logins(retry_after),
+            })
+        })
     }
 
     fn ping(&self, hint: &AddressHint, principal: &Principal) -> Result<Response<Body>, Refusal> {
@@ -191,24 +198,44 @@ impl Api {
 
     /// The registry and repository that are meant, if this principal may pull
     /// them. What is unknown and what is forbidden look the same.
-    fn resolve(&self, name: &Repository, hint: AddressHint, principal: &Principal) -> Result<Resolved, Refusal> {
+    fn resolve(
+        &self,
+        name: &Repository,
+        hint: AddressHint,
+        principal: &Principal,
+        peer: &Peer,
+    ) -> Result<Resolved, Refusal> {
         let address = Address { name: name.clone(), hint };
         let granted =
             |registry: &Registry, repository: &Repository| self.gate.may_pull(principal, registry, repository);
         match self.directory.resolve(&address, granted) {
             Ok(found) if granted(&found.registry, &found.repository) => Ok(found),
-            _ => Err(Box::new(self.refusal(principal))),
+            found => {
+                if let Ok(Resolved { registry, repository, .. }) = found
+                    && !self.may_still_log_in(principal)
+                {
+                    self.audit.client(&Event {
+                        event: "pull",
+                        outcome: "denied",
+                        principal: principal.name(),
+                        peer: peer.address,
+                        registry: Some(registry.name.display()),
+                        repository: Some(repository.as_str()),
+                    });
+                }
+                Err(Box::new(self.refusal(principal)))
+            }
         }
+    }
+
+    fn may_still_log_in(&self, principal: &Principal) -> bool {
+        principal.is_anonymous() && self.gate.knows_clients()
     }
 
     /// Somebody who could still show who it is, is asked to; to everybody else
     /// the name is unknown.
     fn refusal(&self, principal: &Principal) -> Response<Body> {
-        if principal.is_anonymous() && self.gate.knows_clients() {
-            response::unauthorized()
-        } else {
-            response::name_unknown()
-        }
+        if self.may_still_log_in(principal) { response::unauthorized() } else { response::name_unknown() }
     }
 
     async fn pull(

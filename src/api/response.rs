@@ -74,6 +74,12 @@ pub(super) fn unauthorized() -> Response<Body> {
     with(error(401, ErrorCode::Unauthorized, "authentication required"), WWW_AUTHENTICATE, CHALLENGE)
 }
 
+/// Too many logins from there, or under that name, were wrong.
+pub(super) fn too_many_logins(retry_after: Duration) -> Response<Body> {
+    let response = error(429, ErrorCode::TooManyRequests, "too many wrong logins: wait before the next one");
+    with(response, RETRY_AFTER, &retry_after.as_secs().saturating_add(1).to_string())
+}
+
 /// Reading is all that is possible.
 pub(super) fn read_only() -> Response<Body> {
     let response = error(405, ErrorCode::Unsupported, "this is a pull-through proxy: push to the registry itself");

@@ -3,14 +3,15 @@
 use super::problem::Place;
 use super::section::{Found, Section};
 use super::units;
-use crate::access::{Client, Grant, Proof};
+use crate::access::{CertificateName, Client, Grant, Proof};
 use crate::registry::RegistryName;
 
 /// Ways to be known.
 const PROOFS: [&str; 4] = ["password_hash", "token_hash", "certificate", "networks"];
 
-/// Reads one `[[client]]`; gives the place of its name too.
-pub(super) fn read(section: Section<'_>, registries: &[RegistryName]) -> Option<(Client, Place)> {
+/// Reads one `[[client]]`; gives the place of its name too. `certificates`:
+/// clients may show one.
+pub(super) fn read(section: Section<'_>, registries: &[RegistryName], certificates: bool) -> Option<(Client, Place)> {
     let problems = section.problems;
     let name = section.read("name", |text| {
         let sound = !text.is_empty() && text.len() <= 64 && !text.contains(':') && !text.chars().any(char::is_control);
@@ -35,11 +36,14 @@ pub(super) fn read(section: Section<'_>, registries: &[RegistryName]) -> Option<
             Err("this is no SHA-256 in 64 lower-case hexadecimal characters".to_owned())
         }
     });
-    if let Some(found) = section.value("certificate") {
+    let certificate = section.read("certificate", |text| {
+        text.parse::<CertificateName>().map(Proof::Certificate).map_err(|error| error.to_string())
+    });
+    if section.has("certificate") && !certificates {
         problems.add(
-            &found.place,
-            "client certificates are not supported by this version",
-            "use `password_hash`, `token_hash` or `networks`".to_owned(),
+            &section.place_of("certificate"),
+            "this client is known by a certificate, but none is asked for",
+            "name the authority that signs them: `client_ca = \"certs/clients-ca.crt\"` in [server.tls]".to_owned(),
         );
     }
     let networks = section
@@ -61,7 +65,10 @@ pub(super) fn read(section: Section<'_>, registries: &[RegistryName]) -> Option<
     let client_place = section.place.clone();
     section.finish(|_| None);
     let issue = match given {
-        0 => Some(("nothing says how this client is known", "add `password_hash`, `token_hash` or `networks`")),
+        0 => Some((
+            "nothing says how this client is known",
+            "add `password_hash`, `token_hash`, `certificate` or `networks`",
+        )),
         1 => None,
         _ => Some(("a client is known by one proof", "make it two clients with the same grants")),
     };
@@ -69,6 +76,6 @@ pub(super) fn read(section: Section<'_>, registries: &[RegistryName]) -> Option<
         problems.add(&client_place, message, help.to_owned());
         return None;
     }
-    let proof = [password, token, networks].into_iter().flatten().next()?;
+    let proof = [password, token, certificate, networks].into_iter().flatten().next()?;
     Some((Client { name: name?, proof, grants: grants.into_iter().map(|found| found.value).collect() }, place))
 }

@@ -13,7 +13,7 @@ use super::registry::Parsed;
 use super::secret::Sources;
 use super::section::{Environment, Found, Section};
 use super::{Settings, client, registry, store, units};
-use crate::access::Client;
+use crate::access::{Client, ForeignCredentials, GateSettings, LoginLimits};
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree};
@@ -141,13 +141,15 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     };
     let pins = cache.list("pin", |text| text.parse::<ImageName>().map_err(|error| error.to_string()));
     let cache = read_cache(cache, &limits);
+    let gate = read_gate(&server, &limits);
     let (server, public_url, expose_private) = read_server(server, admin, limits);
     let log = read_log(log);
 
     let mut names = Vec::new();
     let registries = read_registries(input, registry_sections, &mut names, defaults)?;
     let pins = check_pins(pins.unwrap_or_default(), &names, problems);
-    let clients = read_clients(client_sections.into_iter().chain(input.stored("client")), &names);
+    let certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
+    let clients = read_clients(client_sections.into_iter().chain(input.stored("client")), &names, certificates);
     if !expose_private && server.listen.iter().any(|address| !address.ip().is_loopback()) {
         check_exposure(&registries);
     }
@@ -160,6 +162,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
         registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
         clients,
         store,
+        gate,
         log,
     })
 }
@@ -247,6 +250,23 @@ fn read_server(
     (settings, public_url, expose_private)
 }
 
+fn read_gate(server: &Section<'_>, limits: &Section<'_>) -> GateSettings {
+    let foreign_credentials = server.read("foreign_credentials", |text| match text {
+        "refuse" => Ok(ForeignCredentials::Refuse),
+        "ignore" => Ok(ForeignCredentials::Ignore),
+        _ => Err("it is \"refuse\" or \"ignore\"".to_owned()),
+    });
+    let default = LoginLimits::default();
+    let max_wrong_logins = limits.read("max_wrong_logins", |text| {
+        u32::try_from(units::count(text)?).map_err(|_| format!("`{text}` is too many"))
+    });
+    let limits = LoginLimits {
+        max_wrong_logins: max_wrong_logins.unwrap_or(default.max_wrong_logins),
+        max_login_wait: limits.read("max_login_wait", units::some_time).unwrap_or(default.max_login_wait),
+    };
+    GateSettings { foreign_credentials: foreign_credentials.unwrap_or_default(), limits }
+}
+
 fn read_tls(section: Section<'_>) -> Option<TlsSettings> {
     let readable = |text: &str| match std::fs::metadata(text) {
         Ok(metadata) if metadata.is_file() => Ok(PathBuf::from(text)),
@@ -260,12 +280,9 @@ fn read_tls(section: Section<'_>) -> Option<TlsSettings> {
             problems.add(&place, format!("[server.tls] needs a `{name}`"), "name a PEM file".to_owned());
         }
     }
-    if let Some(found) = section.value("client_ca") {
-        let message = "client certificates are not supported by this version";
-        problems.add(&found.place, message, "remove `client_ca`".to_owned());
-    }
+    let client_ca = section.read("client_ca", readable);
     section.finish(|_| None);
-    let settings = TlsSettings { certificate: certificate?, key: key?, client_ca: None };
+    let settings = TlsSettings { certificate: certificate?, key: key?, client_ca };
     if let Err(error) = settings.check() {
         problems.add(&place, format!("[server.tls]: {error}"), None);
     }
@@ -312,6 +329,7 @@ fn read_log(log: Section<'_>) -> LogSettings {
                 _ => Err("it is \"text\" or \"json\"".to_owned()),
             })
             .unwrap_or_default(),
+        audit: log.text("audit").map(|found| found.value.into()),
     };
     if let (Err(error), Some(found)) = (settings.check(), log.text("level")) {
         log.problems.add(&found.place, format!("`level`: {error}"), None);
@@ -382,11 +400,15 @@ fn implied<'a>(input: &Input<'a>, names: &mut Vec<RegistryName>, defaults: regis
     Some(Parsed { registry, name_place, default_place, access_place, problems: input.problems })
 }
 
-fn read_clients<'a>(sections: impl Iterator<Item = Section<'a>>, registries: &[RegistryName]) -> Vec<Client> {
+fn read_clients<'a>(
+    sections: impl Iterator<Item = Section<'a>>,
+    registries: &[RegistryName],
+    certificates: bool,
+) -> Vec<Client> {
     let mut clients: Vec<Client> = Vec::new();
     for section in sections {
         let problems = section.problems;
-        let Some((client, place)) = client::read(section, registries) else { continue };
+        let Some((client, place)) = client::read(section, registries, certificates) else { continue };
         if clients.iter().any(|earlier| earlier.name == client.name) {
             problems.add(&place, format!("there is a client `{}` already", client.name), None);
         }

@@ -24,7 +24,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
-use crate::access::Client;
+use crate::access::{Client, GateSettings};
 use crate::cache::CacheSettings;
 use crate::pull::{Freshness, ImageName};
 use crate::registry::Registry;
@@ -51,6 +51,8 @@ pub struct Settings {
     pub clients: Vec<Client>,
     /// The store.
     pub store: StoreSettings,
+    /// How their logins are treated.
+    pub gate: GateSettings,
     /// The log.
     pub log: LogSettings,
 }

@@ -14,8 +14,8 @@ use super::secret::Sources;
 use super::section::{Found, Section};
 use super::units;
 use crate::registry::{
-    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, Origin, Registry, RegistryName, Scheme, Secret,
-    TagPattern, Value,
+    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, LinkSettings, Origin, Registry, RegistryName, Scheme,
+    Secret, TagPattern, Value,
 };
 
 /// Keys that every kind has.
@@ -36,6 +36,8 @@ const COMMON: &[&str] = &[
     "immutable_tags",
     "stale_if_error",
     "offline",
+    "link_ttl",
+    "link_stale_if_error",
 ];
 
 /// What `[cache]` says for registries that do not say otherwise.
@@ -140,6 +142,8 @@ pub(super) fn read<'a>(
     let immutable_tags = values(section.list("immutable_tags", parse::<TagPattern>).unwrap_or_default());
     let stale_if_error = section.read("stale_if_error", units::duration).unwrap_or(defaults.stale_if_error);
     let offline = section.flag("offline").is_some_and(|flag| flag.value);
+    let link_ttl = section.read("link_ttl", units::duration);
+    let link_stale_if_error = section.read("link_stale_if_error", units::duration);
     let name_place = section.place_of("name");
     let url_place = section.place_of("url");
     let endpoint_place = section.place_of("sign_in_endpoint");
@@ -171,6 +175,11 @@ pub(super) fn read<'a>(
         true => AccessMode::Anyone,
         false => AccessMode::Grants,
     });
+    let usual = LinkSettings::for_credential(&connection.credential);
+    let links = LinkSettings {
+        ttl: link_ttl.unwrap_or(usual.ttl),
+        stale_if_error: link_stale_if_error.unwrap_or(usual.stale_if_error),
+    };
     let registry = Registry {
         name: name?,
         kind,
@@ -195,6 +204,7 @@ pub(super) fn read<'a>(
         immutable_tags,
         stale_if_error,
         offline,
+        links,
         quota,
     };
     Some(Parsed { registry, name_place, default_place: default.map(|flag| flag.place), access_place, problems })

@@ -49,6 +49,13 @@ impl Puller {
         holdings
     }
 
+    /// Forgets what upstream allowed `registry`, or one repository of it (its
+    /// full upstream name): upstream is asked before anything cached is served
+    /// through it again. Gives how many links there were.
+    pub fn revoke_links(&self, registry: &Registry, repository: Option<&Repository>) -> u64 {
+        self.links.revoke(registry, repository)
+    }
+
     /// How many links there are.
     pub fn links(&self) -> u64 {
         self.links.count()

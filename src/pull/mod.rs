@@ -167,7 +167,7 @@ impl Puller {
     /// moment ago; offline, one that ever did.
     fn spare_link(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
         let link = self.links.last(registry, repository, digest)?;
-        (self.is_offline(registry) || link.held_within(registry, registry.stale_if_error)).then_some(link)
+        (self.is_offline(registry) || link.may_stand_in_for(registry)).then_some(link)
     }
 
     /// An error if upstream has just refused the same question.

@@ -251,6 +251,7 @@ mod tests {
             immutable_tags: vec![],
             stale_if_error: std::time::Duration::ZERO,
             offline: false,
+            links: crate::registry::LinkSettings::for_credential(&crate::registry::Credential::Anonymous),
             quota: None,
         }
     }

@@ -57,6 +57,25 @@ pub struct EgressSettings {
     pub max_connections: usize,
 }
 
+/// How long it counts that upstream let a registry's credential read something.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LinkSettings {
+    /// So long, upstream is not asked again. Zero: it is asked every time.
+    pub ttl: Duration,
+    /// So much longer, when upstream cannot answer. Means nothing with a `ttl`
+    /// of zero.
+    pub stale_if_error: Duration,
+}
+
+impl LinkSettings {
+    /// Public content changes hands rarely: a week; private content: a day.
+    pub fn for_credential(credential: &Credential) -> LinkSettings {
+        const DAY: Duration = Duration::from_secs(86_400);
+        let ttl = if credential.is_anonymous() { 7 * DAY } else { DAY };
+        LinkSettings { ttl, stale_if_error: 7 * DAY }
+    }
+}
+
 /// One named registry connection, ready for use.
 #[derive(Debug)]
 pub struct Registry {
@@ -92,6 +111,8 @@ pub struct Registry {
     pub stale_if_error: Duration,
     /// Upstream is never asked.
     pub offline: bool,
+    /// How long upstream's word counts for cached content.
+    pub links: LinkSettings,
     /// Bytes of the cache that may be this registry's.
     pub quota: Option<u64>,
 }

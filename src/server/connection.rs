@@ -12,12 +12,13 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
-use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::settings::{BodyMethod, ServerLimits};
 use super::stream::{PlainStream, StallGuard};
+use super::tls::Tls;
+use crate::access::CertificateNames;
 use crate::api::{Api, Peer, Transport};
 use crate::cache::Method;
 use crate::kernel::{Mappings, PipePool};
@@ -29,7 +30,7 @@ const TLS_BUFFER: usize = 256 * 1024;
 pub(super) struct Shared {
     pub(super) api: Arc<Api>,
     pub(super) limits: ServerLimits,
-    pub(super) tls: Option<TlsAcceptor>,
+    pub(super) tls: Option<Arc<Tls>>,
     pub(super) body: BodyMethod,
     pub(super) pipes: PipePool,
     pub(super) stopping: CancellationToken,
@@ -46,7 +47,7 @@ impl Shared {
             certificate: None,
             transport: Transport { method: Method::Read, mappings: None },
         };
-        let Some(acceptor) = &self.tls else {
+        let Some(tls) = &self.tls else {
             let mappings = Mappings::default();
             peer.transport = match self.body {
                 BodyMethod::Auto | BodyMethod::Splice => {
@@ -58,9 +59,11 @@ impl Shared {
             let stream = PlainStream::new(tcp, mappings, self.pipes.clone());
             return self.http1(StallGuard::new(stream, self.limits.write_stall_timeout), peer).await;
         };
-        match tokio::time::timeout(self.limits.tls_handshake_timeout, acceptor.accept(tcp)).await {
+        match tokio::time::timeout(self.limits.tls_handshake_timeout, tls.acceptor().accept(tcp)).await {
             Ok(Ok(mut stream)) => {
                 stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
+                let shown = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+                peer.certificate = shown.and_then(|first| CertificateNames::read(first)).map(Arc::new);
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let stream = StallGuard::new(stream, self.limits.write_stall_timeout);
                 if is_http2 { self.http2(stream, peer).await } else { self.http1(stream, peer).await }

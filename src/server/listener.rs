@@ -14,7 +14,7 @@ use tracing::{info, warn};
 
 use super::connection::Shared;
 use super::settings::ServerSettings;
-use super::tls::{Certificate, TlsError};
+use super::tls::{Tls, TlsError};
 use crate::api::Api;
 use crate::kernel::PipePool;
 
@@ -53,11 +53,11 @@ impl Server {
     /// When an address cannot be had or TLS cannot be set up; nothing is left
     /// running then.
     pub fn start(settings: &ServerSettings, api: Arc<Api>) -> Result<Server, ServerError> {
-        let certificate = settings.tls.as_ref().map(Certificate::open).transpose()?;
+        let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
         let shared = Arc::new(Shared {
             api,
             limits: settings.limits.clone(),
-            tls: certificate.as_ref().map(Certificate::acceptor).transpose()?,
+            tls: tls.clone(),
             body: settings.body,
             pipes: PipePool::default(),
             stopping: CancellationToken::new(),
@@ -73,8 +73,8 @@ impl Server {
             drain_timeout: settings.limits.drain_timeout,
         };
         let places = Arc::new(Places::new(settings.limits.max_connections, settings.limits.max_connections_per_client));
-        if let Some(certificate) = certificate {
-            server.tasks.spawn(certificate.keep_current(server.stopping.clone()));
+        if let Some(tls) = tls {
+            server.tasks.spawn(tls.keep_current(server.stopping.clone()));
         }
         for listener in listeners {
             if let Ok(address) = listener.local_addr() {

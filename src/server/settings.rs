@@ -46,7 +46,7 @@ pub struct TlsSettings {
     pub certificate: PathBuf,
     /// PEM private key.
     pub key: PathBuf,
-    /// PEM authorities whose certificates identify clients.
+    /// PEM file of the authorities whose certificates clients may show.
     pub client_ca: Option<PathBuf>,
 }
 
@@ -56,7 +56,7 @@ impl TlsSettings {
     /// # Errors
     /// When it could not.
     pub fn check(&self) -> Result<(), TlsError> {
-        super::tls::Certificate::open(self)?.acceptor().map(drop)
+        super::tls::Tls::open(self).map(drop)
     }
 }
 

@@ -1,6 +1,11 @@
 //! TLS of the data listener.
+//!
+//! Where client authorities are named, a client may show a certificate: one
+//! that they did not sign, or that is not valid now or not for clients, ends
+//! the handshake. A client without one gets in, and may show who it is by
+//! other means.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
@@ -8,8 +13,10 @@ use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use rustls::server::{ClientHello, ResolvesServerCert};
-use rustls::sign::CertifiedKey;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{RootCertStore, ServerConfig};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -32,51 +39,45 @@ pub enum TlsError {
     /// Certificate and key do not fit, or are not supported.
     #[error("the certificate and key cannot be used: {0}")]
     Rustls(#[from] rustls::Error),
-    /// Not done yet.
-    #[error("`client_ca` is not supported by this version")]
-    ClientCa,
+    /// Nobody could be known by these authorities.
+    #[error("{path} holds no usable authority for client certificates: {reason}")]
+    ClientCa {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
 }
 
-/// The certificate of the data listener. Its files are looked at now and then:
-/// one that was renewed is used from the next handshake on.
-#[derive(Debug)]
-pub(super) struct Certificate {
+/// How the data listener speaks TLS. Its files are looked at now and then: what
+/// was renewed is used from the next handshake on.
+pub(super) struct Tls {
     settings: TlsSettings,
     provider: Arc<CryptoProvider>,
-    current: ArcSwap<CertifiedKey>,
+    current: ArcSwap<ServerConfig>,
 }
 
 /// How often the files are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
-impl Certificate {
+impl Tls {
     /// Reads the files. AES-128-GCM comes first: it is the fastest on
     /// processors with AES instructions, and no less safe here.
-    pub(super) fn open(settings: &TlsSettings) -> Result<Arc<Certificate>, TlsError> {
-        if settings.client_ca.is_some() {
-            return Err(TlsError::ClientCa);
-        }
+    pub(super) fn open(settings: &TlsSettings) -> Result<Arc<Tls>, TlsError> {
         let mut provider = aws_lc_rs::default_provider();
         provider.cipher_suites.sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
-        let key = read(settings, &provider)?;
-        let current = ArcSwap::from_pointee(key);
-        Ok(Arc::new(Certificate { settings: settings.clone(), provider: Arc::new(provider), current }))
+        let provider = Arc::new(provider);
+        let current = ArcSwap::from_pointee(read(settings, &provider)?);
+        Ok(Arc::new(Tls { settings: settings.clone(), provider, current }))
     }
 
-    /// An acceptor that always shows the current certificate.
-    pub(super) fn acceptor(self: &Arc<Self>) -> Result<TlsAcceptor, TlsError> {
-        let mut config = rustls::ServerConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_safe_default_protocol_versions()?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::clone(self) as Arc<dyn ResolvesServerCert>);
-        // Without this the client's order would decide.
-        config.ignore_client_order = true;
-        config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-        Ok(TlsAcceptor::from(Arc::new(config)))
+    /// An acceptor for the next handshake.
+    pub(super) fn acceptor(&self) -> TlsAcceptor {
+        TlsAcceptor::from(self.current.load_full())
     }
 
-    /// Watches the files until cancelled. Files that cannot be used leave the
-    /// certificate as it is: a renewal writes one after the other.
+    /// Watches the files until cancelled. Files that cannot be used leave
+    /// everything as it is: a renewal writes one after the other.
     pub(super) async fn keep_current(self: Arc<Self>, stopping: CancellationToken) {
         let mut seen = self.stamp();
         loop {
@@ -89,39 +90,63 @@ impl Certificate {
                 continue;
             }
             match read(&self.settings, &self.provider) {
-                Ok(key) => {
-                    self.current.store(Arc::new(key));
+                Ok(config) => {
+                    // With the configuration goes its memory of sessions: what
+                    // an authority no longer vouches for is not resumed.
+                    self.current.store(Arc::new(config));
                     seen = now;
-                    info!(path = %self.settings.certificate.display(), "the certificate has been renewed");
+                    info!(path = %self.settings.certificate.display(), "the certificates have been renewed");
                 }
-                Err(error) => warn!(%error, "the changed certificate cannot be used, the old one stays"),
+                Err(error) => warn!(%error, "the changed certificates cannot be used, the old ones stay"),
             }
         }
     }
 
     /// What tells one version of the files from another.
-    fn stamp(&self) -> [Option<(SystemTime, u64)>; 2] {
-        [&self.settings.certificate, &self.settings.key].map(|path| {
+    fn stamp(&self) -> Vec<Option<(SystemTime, u64)>> {
+        let TlsSettings { certificate, key, client_ca } = &self.settings;
+        let stamp = |path: &PathBuf| {
             let metadata = std::fs::metadata(path).ok()?;
             Some((metadata.modified().ok()?, metadata.len()))
-        })
+        };
+        [certificate, key].into_iter().chain(client_ca).map(stamp).collect()
     }
 }
 
-impl ResolvesServerCert for Certificate {
-    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
-        Some(self.current.load_full())
-    }
-}
-
-fn read(settings: &TlsSettings, provider: &CryptoProvider) -> Result<CertifiedKey, TlsError> {
-    let file = |path: &PathBuf, what| {
-        let path = path.clone();
-        move |cause| TlsError::File { path, what, cause }
+fn read(settings: &TlsSettings, provider: &Arc<CryptoProvider>) -> Result<ServerConfig, TlsError> {
+    let chain = certificates(&settings.certificate)?;
+    let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(|cause| TlsError::File {
+        path: settings.key.clone(),
+        what: "private key",
+        cause,
+    })?;
+    let key = CertifiedKey::from_der(chain, key, provider)?;
+    let builder = ServerConfig::builder_with_provider(Arc::clone(provider)).with_safe_default_protocol_versions()?;
+    let builder = match &settings.client_ca {
+        Some(path) => builder.with_client_cert_verifier(verifier(path, provider)?),
+        None => builder.with_no_client_auth(),
     };
-    let chain = CertificateDer::pem_file_iter(&settings.certificate)
+    let mut config = builder.with_cert_resolver(Arc::new(SingleCertAndKey::from(key)));
+    // Without this the client's order would decide.
+    config.ignore_client_order = true;
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn verifier(path: &Path, provider: &Arc<CryptoProvider>) -> Result<Arc<dyn ClientCertVerifier>, TlsError> {
+    let unusable = |reason: String| TlsError::ClientCa { path: path.to_owned(), reason };
+    let mut roots = RootCertStore::empty();
+    for certificate in certificates(path)? {
+        roots.add(certificate).map_err(|error| unusable(error.to_string()))?;
+    }
+    WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider))
+        .allow_unauthenticated()
+        .build()
+        .map_err(|error| unusable(error.to_string()))
+}
+
+fn certificates(path: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
+    CertificateDer::pem_file_iter(path)
         .and_then(Iterator::collect::<Result<Vec<_>, _>>)
-        .map_err(file(&settings.certificate, "certificate"))?;
-    let key = PrivateKeyDer::from_pem_file(&settings.key).map_err(file(&settings.key, "private key"))?;
-    Ok(CertifiedKey::from_der(chain, key, provider)?)
+        .map_err(|cause| TlsError::File { path: path.to_owned(), what: "certificate", cause })
 }

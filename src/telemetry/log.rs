@@ -1,9 +1,15 @@
 //! The log: structured events on standard error.
 
-use std::io::IsTerminal as _;
+use std::fs::{File, OpenOptions};
+use std::io::{self, IsTerminal as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::PathBuf;
 use std::str::FromStr as _;
+use std::sync::Mutex;
 
-use tracing_subscriber::filter::LevelFilter;
+use tracing_subscriber::filter::{LevelFilter, filter_fn};
+use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// How log lines look.
@@ -23,19 +29,34 @@ pub struct LogSettings {
     pub level: String,
     /// How lines look.
     pub format: LogFormat,
+    /// Where the audit trail goes besides, as JSON lines.
+    pub audit: Option<PathBuf>,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        LogSettings { level: "info".to_owned(), format: LogFormat::Text }
+        LogSettings { level: "info".to_owned(), format: LogFormat::Text, audit: None }
     }
 }
 
-/// The log level is none.
+/// Why there can be no log.
 #[derive(Debug, thiserror::Error)]
-#[error("`{level}` is no log level; use error, warn, info, debug or trace")]
-pub struct InvalidLevel {
-    level: String,
+pub enum LogError {
+    /// The log level is none.
+    #[error("`{level}` is no log level; use error, warn, info, debug or trace")]
+    Level {
+        /// What stands in its place.
+        level: String,
+    },
+    /// The file of the audit trail cannot be written.
+    #[error("the audit trail cannot be written to {path}: {cause}")]
+    Audit {
+        /// The file.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        cause: io::Error,
+    },
 }
 
 impl LogSettings {
@@ -43,33 +64,52 @@ impl LogSettings {
     ///
     /// # Errors
     /// When it cannot.
-    pub fn check(&self) -> Result<(), InvalidLevel> {
+    pub fn check(&self) -> Result<(), LogError> {
         self.filter().map(drop)
     }
 
     /// The level speaks of this program; what libraries say at debug and below
-    /// may hold what was sent to them. The audit's lines are written at any.
-    fn filter(&self) -> Result<EnvFilter, InvalidLevel> {
+    /// may hold what was sent to them. The audit trail is no matter of level.
+    fn filter(&self) -> Result<EnvFilter, LogError> {
         let level = self.level.clone();
         let directives = match LevelFilter::from_str(&level) {
             _ if level.contains('=') => level.clone(),
-            Ok(_) if !level.is_empty() => format!("warn,audit=info,transship={level}"),
-            _ => return Err(InvalidLevel { level }),
+            Ok(_) if !level.is_empty() => format!("warn,transship={level}"),
+            _ => return Err(LogError::Level { level }),
         };
-        EnvFilter::try_new(directives).map_err(|_| InvalidLevel { level })
+        let directives = format!("{directives},{}=info", super::audit::TARGET);
+        EnvFilter::try_new(directives).map_err(|_| LogError::Level { level })
+    }
+
+    /// The file of the audit trail: its owner's alone, and only ever added to.
+    fn audit_file(&self) -> Result<Option<File>, LogError> {
+        let Some(path) = &self.audit else { return Ok(None) };
+        let opened = OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+        opened.map(Some).map_err(|cause| LogError::Audit { path: path.clone(), cause })
     }
 }
 
 /// Starts logging; a second start in one process changes nothing.
 ///
 /// # Errors
-/// When the level cannot be understood.
-pub fn start(settings: &LogSettings) -> Result<(), InvalidLevel> {
+/// When the level cannot be understood, or the audit trail cannot be written.
+pub fn start(settings: &LogSettings) -> Result<(), LogError> {
     let filter = settings.filter()?;
-    let builder = fmt().with_env_filter(filter).with_writer(std::io::stderr).with_target(false);
+    let audit = settings.audit_file()?.map(|file| {
+        let lines = fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
+        let audits = filter_fn(|metadata| metadata.target() == super::audit::TARGET);
+        lines.with_target(false).with_writer(Mutex::new(file)).with_filter(audits)
+    });
+    let lines = fmt::layer().with_writer(io::stderr).with_target(false);
     let started = match settings.format {
-        LogFormat::Json => builder.json().flatten_event(true).with_current_span(false).with_span_list(false).try_init(),
-        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => {
+            let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
+            tracing_subscriber::registry().with(audit).with(lines.with_filter(filter)).try_init()
+        }
+        LogFormat::Text => {
+            let lines = lines.with_ansi(io::stderr().is_terminal());
+            tracing_subscriber::registry().with(audit).with(lines.with_filter(filter)).try_init()
+        }
     };
     // The one in force stays.
     drop(started);

@@ -2,8 +2,10 @@
 //! a token, a presigned URL or a client's headers: what could is of a type
 //! that does not print.
 
+mod audit;
 mod log;
 mod metrics;
 
-pub use log::{LogFormat, LogSettings, start};
+pub use audit::{Audit, Event};
+pub use log::{LogError, LogFormat, LogSettings, start};
 pub use metrics::{Metrics, RequestLabels};

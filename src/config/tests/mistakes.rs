@@ -25,7 +25,7 @@ fn what_is_wrong_in_the_tables_of_the_proxy_is_told_with_its_place() {
             "[server]\nzzzzzzzzzz = 1",
             (2, 1),
             "has no key `zzzzzzzzzz`",
-            "known here: body, expose_private, listen, ping",
+            "known here: body, expose_private, foreign_credentials, listen, ping",
         ),
         ("[sever]\n", (1, 2), "the file has no key `sever`", "did you mean `server`?"),
         ("server = 5", (1, 10), "[server] has to be a table", ""),
@@ -63,6 +63,9 @@ fn what_is_wrong_in_the_tables_of_the_proxy_is_told_with_its_place() {
         ("[limits]\nheader_timeout = \"0s\"", (2, 18), "it has to be longer than nothing", ""),
         ("[limits]\nmax_header = 1", (2, 1), "[limits] has no key `max_header`", "did you mean `max_headers`?"),
         ("[log]\nlevel = \"loud\"", (2, 9), "`loud` is no log level; use error, warn, info", ""),
+        ("[limits]\nmax_wrong_logins = 0", (2, 20), "`0` is no positive number", ""),
+        ("[limits]\nmax_login_wait = \"0s\"", (2, 18), "it has to be longer than nothing", ""),
+        ("[server]\nforeign_credentials = \"accept\"", (2, 23), "it is \"refuse\" or \"ignore\"", ""),
         ("[log]\nformat = \"xml\"", (2, 10), "it is \"text\" or \"json\"", ""),
         (
             "[registry]\nname = \"a\"",

@@ -22,8 +22,14 @@ fn what_is_wrong_with_a_client_is_told_with_its_place() {
         (
             "name = \"a\"\ncertificate = \"CN=a\"",
             (3, 15),
-            "client certificates are not supported",
-            "use `password_hash`",
+            "known by a certificate, but none is asked for",
+            "name the authority that signs them: `client_ca = ",
+        ),
+        (
+            "name = \"a\"\ntoken_hash = \"TOKEN\"\ngrants = [\"docker-hub\"]",
+            (4, 11),
+            "write a grant as `registry/pattern`",
+            "",
         ),
         (
             "name = \"a\"\npassword = \"p\"\nnetworks = \"::1\"",
@@ -45,7 +51,7 @@ fn what_is_wrong_with_a_client_is_told_with_its_place() {
             "",
         ),
     ] {
-        one(&format!("[[client]]\n{text}\n"), place, piece, help);
+        one(&format!("[[client]]\n{text}\n").replace("TOKEN", &token), place, piece, help);
     }
     let two = format!("[[client]]\nname = \"a\"\npassword_hash = \"{HASH}\"\ntoken_hash = \"{token}\"\n");
     one(&two, (1, 1), "a client is known by one proof", "make it two clients with the same grants");
@@ -53,6 +59,15 @@ fn what_is_wrong_with_a_client_is_told_with_its_place() {
         "[[client]]\nname = \"a\"\npassword_hash = \"{HASH}\"\n[[client]]\nname = \"b\"\ntoken_hash = \"{token}\"\n"
     );
     assert_eq!(parse(&both).unwrap().clients.len(), 2);
+}
+
+#[test]
+fn what_names_no_certificate_is_told() {
+    for text in ["node", "CN=", "IP:10.0.0.1"] {
+        let text = format!("[[client]]\nname = \"a\"\ncertificate = \"{text}\"\n");
+        let found = problems(&text);
+        assert!(found.iter().any(|found| found.to_string().contains("write it as `CN=ci`")), "{found:?}");
+    }
 }
 
 #[test]

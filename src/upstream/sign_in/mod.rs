@@ -459,6 +459,7 @@ mod tests {
             immutable_tags: vec![],
             stale_if_error: Duration::ZERO,
             offline: false,
+            links: crate::registry::LinkSettings::for_credential(&crate::registry::Credential::Anonymous),
             quota: None,
         })
     }
