@@ -2,7 +2,10 @@
 //! commands that talk to it. Sizes are in bytes; a repository is named as
 //! behind its registry's name in an address.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroizing;
 
 /// The answer to what could not be done.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -160,4 +163,137 @@ pub struct OfflineStatus {
     pub offline: bool,
     /// Registries that are offline by their own configuration.
     pub registries: Vec<String>,
+}
+
+/// `GET /api/v1/registries`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Registries {
+    /// All that are in force, in the order in which they are looked through.
+    pub registries: Vec<RegistryEntry>,
+}
+
+/// One registry; also the answer to adding or changing one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RegistryEntry {
+    /// Its name.
+    pub name: String,
+    /// Its name as it stands in addresses.
+    pub address: String,
+    /// The provider's kind.
+    pub kind: String,
+    /// Where its API is.
+    pub upstream: String,
+    /// Only repositories below this are its.
+    pub prefix: Option<String>,
+    /// `anyone` or `grants`.
+    pub access: String,
+    /// Whether it answers root mirror requests.
+    pub default: bool,
+    /// Whether upstream is shown a credential.
+    pub has_credential: bool,
+    /// Whether it is stored: one of the configuration file is changed there.
+    pub stored: bool,
+    /// The keys it is stored with, as `[[registry]]` has them; absent for one
+    /// of the configuration file.
+    pub settings: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Its stored secrets.
+    pub secrets: Vec<SecretEntry>,
+}
+
+/// What is told of a stored secret.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct SecretEntry {
+    /// The field it is for.
+    pub field: String,
+    /// Tells it from others, and says nothing about it.
+    pub fingerprint: String,
+    /// When it was stored; RFC 3339, UTC.
+    pub updated_at: String,
+}
+
+/// `POST /api/v1/registries` and `PUT /api/v1/registries/{name}`: what a
+/// registry is to be. Has secrets, so it prints nothing.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RegistryForm {
+    /// The keys of `[[registry]]`, secrets left out. With PUT they may be
+    /// absent: then only secrets change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<serde_json::Map<String, serde_json::Value>>,
+    /// Secrets by field; `null` forgets the stored one. Those that are not
+    /// named stay.
+    #[serde(default)]
+    pub secrets: BTreeMap<String, Option<Zeroizing<String>>>,
+}
+
+/// `POST /api/v1/registries/{name}/test` asks what this says; `POST
+/// /api/v1/registries/test` asks it of a registry that is not stored yet.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TestQuestion {
+    /// The registry, where it is not stored yet, or as it would be changed to.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub form: Option<RegistryForm>,
+    /// An image of it whose manifest is asked for (HEAD): `repository:tag`, as
+    /// behind the registry's name or in full.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub image: Option<String>,
+}
+
+/// What a test has shown.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TestReport {
+    /// Whether everything that was tried worked.
+    pub passed: bool,
+    /// What was tried, in order; what follows a failure was not tried.
+    pub steps: Vec<TestStep>,
+    /// What looks like a slip in the form, tried or not.
+    pub notes: Vec<String>,
+}
+
+/// One step of a test.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct TestStep {
+    /// What was tried.
+    pub what: String,
+    /// Whether it worked.
+    pub passed: bool,
+    /// What came of it, in plain words; after a failure, what to do.
+    pub message: String,
+}
+
+/// `POST /api/v1/reload`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Reloaded {
+    /// Keys and tables that count only after a restart.
+    pub after_restart: Vec<String>,
+}
+
+/// `GET /api/v1/clients`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Clients {
+    /// All that are in force.
+    pub clients: Vec<ClientEntry>,
+}
+
+/// One client; also the answer to adding or changing one.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ClientEntry {
+    /// Its name.
+    pub name: String,
+    /// How it is known: `password`, `token`, `certificate` or `networks`.
+    pub proof: String,
+    /// What it may pull.
+    pub grants: Vec<String>,
+    /// Whether it is stored: one of the configuration file is changed there.
+    pub stored: bool,
+}
+
+/// `POST /api/v1/clients` and `PUT /api/v1/clients/{name}`: the keys of
+/// `[[client]]`.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ClientForm {
+    /// The keys.
+    pub settings: serde_json::Map<String, serde_json::Value>,
 }

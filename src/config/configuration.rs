@@ -18,6 +18,23 @@ pub struct Configuration {
     text: Text,
     environment: Environment,
     store: Store,
+    current: Names,
+}
+
+/// What is in force is called so.
+#[derive(Debug, Default)]
+pub(super) struct Names {
+    pub(super) registries: Vec<String>,
+    pub(super) clients: Vec<String>,
+}
+
+impl Names {
+    fn of(settings: &Settings) -> Names {
+        Names {
+            registries: settings.registries.iter().map(|registry| registry.name.display().to_owned()).collect(),
+            clients: settings.clients.iter().map(|client| client.name.clone()).collect(),
+        }
+    }
 }
 
 /// Why there is no configuration.
@@ -55,7 +72,8 @@ impl Configuration {
         let (text, environment) = (read(file)?, environment());
         let store = Store::open(load::store(text.as_source(), &environment)?)?;
         let settings = load::settings(text.as_source(), &environment, store.contents())?;
-        Ok((Configuration { path: file.map(Path::to_owned), text, environment, store }, settings))
+        let current = Names::of(&settings);
+        Ok((Configuration { path: file.map(Path::to_owned), text, environment, store, current }, settings))
     }
 
     /// Reads the file anew.
@@ -65,13 +83,17 @@ impl Configuration {
     pub fn reload(&mut self) -> Result<Settings, ConfigErrors> {
         let text = read(self.path.as_deref())?;
         let settings = load::settings(text.as_source(), &self.environment, self.store.contents())?;
-        self.text = text;
+        (self.text, self.current) = (text, Names::of(&settings));
         Ok(settings)
     }
 
     /// What is stored.
     pub fn store(&self) -> &Store {
         &self.store
+    }
+
+    pub(super) fn current(&self) -> &Names {
+        &self.current
     }
 
     /// What would be in force if the store held `contents`.
@@ -96,6 +118,7 @@ impl Configuration {
         let value = change(&mut contents).map_err(ChangeError::Refused)?;
         let settings = self.with(&contents)?;
         self.store.replace(contents)?;
+        self.current = Names::of(&settings);
         Ok((value, settings))
     }
 }

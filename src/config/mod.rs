@@ -14,10 +14,12 @@ mod registry;
 mod secret;
 mod section;
 mod store;
+mod stored;
 mod units;
 
 pub use configuration::{ChangeError, Configuration, OpenError};
 pub use problem::{ConfigErrors, Problem};
+pub use stored::{Changed, Refusal, Secrets};
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;

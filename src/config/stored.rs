@@ -1,0 +1,286 @@
+//! Changes of what is stored: registries and clients added, replaced, removed.
+//!
+//! Used by the admin API of a running proxy, and by the commands where none
+//! runs. What the configuration file says is the file's to change; of its
+//! registries only secrets can be stored.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use super::problem::nearest;
+use super::{ChangeError, Configuration, Settings};
+use crate::registry::{FieldKind, Kind, RegistryName, Secret};
+use crate::store::{Contents, Section, SectionKind, StoredSecret};
+
+/// Secrets to store by field; without one, what is stored is forgotten.
+pub type Secrets = Vec<(String, Option<Secret>)>;
+
+/// Why a change is refused that would not even be tried.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// It is there already.
+    #[error("there is a {what} `{name}` already: edit it, or take another name")]
+    Exists {
+        /// `registry` or `client`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// It is nowhere.
+    #[error("there is no {what} `{name}`{}", near.as_ref().map_or_else(String::new, |near| format!("; did you mean `{near}`?")))]
+    Unknown {
+        /// `registry` or `client`.
+        what: &'static str,
+        /// The name that was asked for.
+        name: String,
+        /// One that is there.
+        near: Option<String>,
+    },
+    /// It is not the store's to change.
+    #[error("{what} `{name}` stands in the configuration file: change it there")]
+    OfFile {
+        /// `registry` or `client`.
+        what: &'static str,
+        /// Its name.
+        name: String,
+    },
+    /// A secret where it would be shown.
+    #[error("`{0}` is a secret: it is given apart from the other fields")]
+    SecretInClear(String),
+    /// A secret for a field that has none.
+    #[error("`{field}` is no secret of a registry of kind `{kind}`; its secrets are {}", secrets_of(*kind))]
+    NoSecret {
+        /// The field.
+        field: String,
+        /// The registry's kind.
+        kind: Kind,
+    },
+    /// Not even its name is known.
+    #[error("it needs a `name`, for example `My-Registry`")]
+    Nameless,
+}
+
+/// What came of a change.
+pub type Changed<T = ()> = Result<(T, Settings), ChangeError<Refusal>>;
+
+fn secrets_of(kind: Kind) -> String {
+    let fields = kind.fields().iter().filter(|field| field.kind == FieldKind::Secret);
+    fields.map(|field| format!("`{}`", field.name)).collect::<Vec<_>>().join(", ")
+}
+
+impl Configuration {
+    /// Adds a registry: the keys of a `[[registry]]`, and its secrets.
+    ///
+    /// # Errors
+    /// As [`ChangeError`] says; nothing is changed then.
+    pub fn add_registry(&mut self, keys: toml::Table, secrets: Secrets) -> Changed {
+        let known = self.registry_names();
+        self.change(|contents| {
+            let name = name_of(&keys).ok_or(Refusal::Nameless)?;
+            if let Some(earlier) = known.iter().find(|known| same(known, &name)) {
+                return Err(Refusal::Exists { what: "registry", name: earlier.clone() });
+            }
+            check_secrets(&keys, &secrets)?;
+            put_secrets(contents, &name, secrets);
+            contents.registries.push(Section { keys, updated_at: now() });
+            Ok(())
+        })
+    }
+
+    /// Replaces what is known of the registry `name`: its keys, where some are
+    /// given, and the secrets that are given. Its other secrets stay.
+    ///
+    /// # Errors
+    /// As [`ChangeError`] says; nothing is changed then.
+    pub fn replace_registry(&mut self, name: &str, keys: Option<toml::Table>, secrets: Secrets) -> Changed {
+        let known = self.registry_names();
+        self.change(|contents| {
+            let Some(at) = contents.registries.iter().position(|section| same(section.name(), name)) else {
+                let of_file = known.iter().find(|known| same(known, name));
+                let Some(of_file) = of_file else { return Err(unknown("registry", name, &known)) };
+                if keys.is_some() {
+                    return Err(Refusal::OfFile { what: "registry", name: of_file.clone() });
+                }
+                put_secrets(contents, of_file, secrets);
+                return Ok(());
+            };
+            let Some(section) = contents.registries.get_mut(at) else { return Ok(()) };
+            if let Some(keys) = keys {
+                let new = name_of(&keys).ok_or(Refusal::Nameless)?;
+                if !same(&new, name) && known.iter().any(|known| same(known, &new)) {
+                    return Err(Refusal::Exists { what: "registry", name: new });
+                }
+                (section.keys, section.updated_at) = (keys, now());
+                rename_secrets(contents, name, &new);
+            }
+            let Some(section) = contents.registries.get(at) else { return Ok(()) };
+            check_secrets(&section.keys, &secrets)?;
+            let name = section.name().to_owned();
+            drop_strangers(contents, at, &name);
+            put_secrets(contents, &name, secrets);
+            Ok(())
+        })
+    }
+
+    /// Removes a stored registry, or the stored secrets of one of the file.
+    ///
+    /// # Errors
+    /// As [`ChangeError`] says; nothing is changed then.
+    pub fn remove_registry(&mut self, name: &str) -> Changed {
+        let known = self.registry_names();
+        self.change(|contents| {
+            let before = contents.registries.len();
+            contents.registries.retain(|section| !same(section.name(), name));
+            if contents.registries.len() == before {
+                return Err(match known.iter().find(|known| same(known, name)) {
+                    Some(of_file) => Refusal::OfFile { what: "registry", name: of_file.clone() },
+                    None => unknown("registry", name, &known),
+                });
+            }
+            contents.forget_secrets(&slug(name));
+            Ok(())
+        })
+    }
+
+    /// Adds a client: the keys of a `[[client]]`.
+    ///
+    /// # Errors
+    /// As [`ChangeError`] says; nothing is changed then.
+    pub fn add_client(&mut self, keys: toml::Table) -> Changed {
+        let known = self.client_names();
+        self.change(|contents| {
+            let name = name_of(&keys).ok_or(Refusal::Nameless)?;
+            if known.contains(&name) {
+                return Err(Refusal::Exists { what: "client", name });
+            }
+            contents.clients.push(Section { keys, updated_at: now() });
+            Ok(())
+        })
+    }
+
+    /// Replaces the keys of a stored client.
+    ///
+    /// # Errors
+    /// As [`ChangeError`] says; nothing is changed then.
+    pub fn replace_client(&mut self, name: &str, keys: toml::Table) -> Changed {
+        let known = self.client_names();
+        self.change(|contents| {
+            let Some(section) = contents.clients.iter_mut().find(|section| section.name() == name) else {
+                return Err(not_stored("client", name, &known));
+            };
+            let new = name_of(&keys).ok_or(Refusal::Nameless)?;
+            if new != name && known.contains(&new) {
+                return Err(Refusal::Exists { what: "client", name: new });
+            }
+            *section = Section { keys, updated_at: now() };
+            Ok(())
+        })
+    }
+
+    /// Removes a stored client.
+    ///
+    /// # Errors
+    /// As [`ChangeError`] says; nothing is changed then.
+    pub fn remove_client(&mut self, name: &str) -> Changed {
+        let known = self.client_names();
+        self.change(|contents| {
+            let before = contents.clients.len();
+            contents.clients.retain(|section| section.name() != name);
+            if contents.clients.len() == before { Err(not_stored("client", name, &known)) } else { Ok(()) }
+        })
+    }
+
+    /// Where a registry or client stands: in the store, or in the file.
+    pub fn is_stored(&self, kind: SectionKind, name: &str) -> bool {
+        self.store().contents().sections(kind).iter().any(|section| match kind {
+            SectionKind::Registry => same(section.name(), name),
+            SectionKind::Client => section.name() == name,
+        })
+    }
+
+    fn registry_names(&self) -> Vec<String> {
+        self.current().registries.clone()
+    }
+
+    fn client_names(&self) -> Vec<String> {
+        self.current().clients.clone()
+    }
+}
+
+fn name_of(keys: &toml::Table) -> Option<String> {
+    keys.get("name").and_then(toml::Value::as_str).map(str::to_owned)
+}
+
+fn slug(name: &str) -> String {
+    name.parse::<RegistryName>().map_or_else(|_| name.to_ascii_lowercase(), |name| name.slug().to_owned())
+}
+
+fn same(a: &str, b: &str) -> bool {
+    slug(a) == slug(b)
+}
+
+fn unknown(what: &'static str, name: &str, known: &[String]) -> Refusal {
+    let near = nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+    Refusal::Unknown { what, name: name.to_owned(), near }
+}
+
+fn not_stored(what: &'static str, name: &str, known: &[String]) -> Refusal {
+    match known.iter().find(|known| *known == name) {
+        Some(name) => Refusal::OfFile { what, name: name.clone() },
+        None => unknown(what, name, known),
+    }
+}
+
+fn kind_of(keys: &toml::Table) -> Option<Kind> {
+    keys.get("kind")?.as_str()?.parse().ok()
+}
+
+/// A secret among the keys would be shown with them.
+fn check_secrets(keys: &toml::Table, secrets: &Secrets) -> Result<(), Refusal> {
+    // What has no kind is refused as a whole.
+    let Some(kind) = kind_of(keys) else { return Ok(()) };
+    let is_secret =
+        |name: &str| kind.fields().iter().any(|field| field.kind == FieldKind::Secret && field.name == name);
+    if let Some((key, _)) = keys.iter().find(|(key, value)| is_secret(key) && !value.is_table()) {
+        return Err(Refusal::SecretInClear(key.clone()));
+    }
+    match secrets.iter().find(|(field, _)| !is_secret(field)) {
+        Some((field, _)) => Err(Refusal::NoSecret { field: field.clone(), kind }),
+        None => Ok(()),
+    }
+}
+
+fn put_secrets(contents: &mut Contents, name: &str, secrets: Secrets) {
+    let slug = slug(name);
+    for (field, secret) in secrets {
+        let key = (slug.clone(), field);
+        match secret {
+            Some(secret) => contents.secrets.insert(key, StoredSecret { secret, updated_at: now() }),
+            None => contents.secrets.remove(&key),
+        };
+    }
+}
+
+fn rename_secrets(contents: &mut Contents, old: &str, new: &str) {
+    let (old, new) = (slug(old), slug(new));
+    if old != new {
+        let moved: Vec<_> =
+            contents.secrets_of(&old).map(|(field, secret)| (field.to_owned(), secret.clone())).collect();
+        contents.forget_secrets(&old);
+        contents.secrets.extend(moved.into_iter().map(|(field, secret)| ((new.clone(), field), secret)));
+    }
+}
+
+/// Secrets of fields that the registry's kind does not have any more, or that
+/// it takes from elsewhere now.
+fn drop_strangers(contents: &mut Contents, at: usize, name: &str) {
+    let Some(keys) = contents.registries.get(at).map(|section| section.keys.clone()) else { return };
+    let fields = kind_of(&keys).map_or(&[][..], Kind::fields);
+    let slug = slug(name);
+    contents.secrets.retain(|(of, field), _| {
+        *of != slug || fields.iter().any(|known| known.name == field) && !keys.contains_key(field)
+    });
+}
+
+fn now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
