@@ -339,7 +339,9 @@ fn an_access_key_that_is_wrong_is_not_shown_again_and_again() {
         assert_eq!(answer.verdict(), (502, "UNAVAILABLE".into()));
         assert!(String::from_utf8(answer.body).unwrap().contains("registry `e`"));
     }
-    assert_eq!(api.requests().len(), 1);
+    // Again only after a pause, which a slow machine may reach.
+    let steps = proxy.log().matches("credential_rejected").count();
+    assert!(api.requests().len() == steps && (1..=2).contains(&steps), "{steps}");
     assert!(proxy.log().contains("rejected the stored credential of registry `e`"), "{}", proxy.log());
 }
 
