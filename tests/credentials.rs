@@ -251,6 +251,10 @@ fn dockers_configuration_file_is_a_source_and_read_again() {
     let keys = format!("password = {{ docker_config = \"{}\" }}", path.display());
     let proxy = Setup::new().text(&text(&provider.registry, &keys)).start();
     assert_eq!(proxy.get("/v2/r/team/app/manifests/1").status, 200, "{}", proxy.log());
+    // Half written, as an editor leaves it for a moment.
+    fs::write(&path, "{ \"auths\": { ").unwrap();
+    let warned = || proxy.log().contains("the last good secret stays in use");
+    assert!(eventually(|| proxy.get("/v2/r/team/app/manifests/1").status == 200 && warned()));
     provider.rotate("robot", NEW, || write(NEW));
     let asked = || provider.token_requests().len();
     assert!(eventually(|| proxy.get("/v2/r/team/app/manifests/1").status == 200 && asked() == 2));

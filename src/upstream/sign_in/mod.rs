@@ -118,6 +118,8 @@ struct Current {
     generation: u64,
     recipe: Arc<Credential>,
     shown: Option<Arc<Shown>>,
+    /// Of the last login there was.
+    serial: u64,
     /// When the login ends, if it does.
     good_until: Option<Instant>,
     renew_at: Option<Instant>,
@@ -135,6 +137,7 @@ impl Current {
             generation,
             recipe,
             shown: None,
+            serial: 0,
             good_until: None,
             renew_at: None,
             files_at,
@@ -149,6 +152,7 @@ impl Current {
 
     fn show(&mut self, fresh: Fresh, serial: u64) {
         let now = Instant::now();
+        self.serial = serial;
         self.shown = Some(Arc::new(Shown { generation: self.generation, serial, login: fresh.login }));
         self.good_until = fresh.good_for.map(|time| now + time);
         self.renew_at = fresh.renew_in.map(|time| now + time);
@@ -296,13 +300,19 @@ impl SignIn {
     /// `refused`: the login there is, is worth nothing.
     async fn look(&self, current: &Arc<Current>, sender: &Sender, refused: bool) -> Result<Arc<Shown>> {
         let mut next = Current::clone(current);
+        let mut is_other = false;
         if let Some(recipe) = file::changed(&current.recipe, &self.registry, &self.warned).await {
-            info!(target: "audit", event = "credential_changed", registry = %self.registry, source = "file");
-            next = Current::new(current.generation + 1, Arc::new(recipe));
+            match self.follow(current.generation + 1, recipe, sender).await {
+                Ok(other) => {
+                    info!(target: "audit", event = "credential_changed", registry = %self.registry, source = "file");
+                    (next, is_other) = (other, true);
+                }
+                Err(error) => self.warned.tell(&self.registry, &error.to_string()),
+            }
         }
         next.files_at = next.files_at.map(|_| Instant::now() + FILES_EVERY);
         let due = next.renew_at.is_some_and(|at| Instant::now() >= at);
-        let renewable = plain(&next.recipe).is_none();
+        let renewable = !is_other && plain(&next.recipe).is_none();
         if renewable && (next.good().is_none() || due || refused) {
             let result = match next.good().filter(|_| !refused) {
                 Some(_) => match tokio::time::timeout(PATIENCE, self.obtain(&next.recipe, sender)).await {
@@ -334,14 +344,25 @@ impl SignIn {
         result
     }
 
+    /// What comes of a recipe whose files have changed. An error: nothing can,
+    /// as when a file is half written.
+    async fn follow(&self, generation: u64, recipe: Credential, sender: &Sender) -> Result<Current> {
+        let mut next = Current::new(generation, Arc::new(recipe));
+        if next.shown.is_none() {
+            match self.obtain(&next.recipe, sender).await {
+                Ok(fresh) => next = self.adopt(next, fresh),
+                Err(error @ Error::NoLogin { .. }) => return Err(error),
+                Err(error) => next.fail(error, &self.registry),
+            }
+        }
+        Ok(next)
+    }
+
     /// Takes up a login that was got.
     fn adopt(&self, mut next: Current, fresh: Fresh) -> Current {
-        let serial = match &next.shown {
-            Some(shown) if shown.login == fresh.login => shown.serial,
-            Some(shown) => shown.serial + 1,
-            None => 1,
-        };
-        let is_new = next.shown.as_ref().is_some_and(|shown| shown.serial != serial);
+        let is_same = next.shown.as_ref().is_some_and(|shown| shown.login == fresh.login);
+        let serial = if is_same { next.serial } else { next.serial + 1 };
+        let is_new = next.shown.is_some() && !is_same;
         // What is kept elsewhere is a secret like any other; what a cloud gives
         // out belongs to the secret that it was given for.
         let kept_elsewhere = matches!(*next.recipe, Credential::DockerConfig { .. } | Credential::Helper { .. });
