@@ -212,6 +212,20 @@ fn a_repository_that_the_token_service_refuses_says_nothing_about_the_credential
 }
 
 #[test]
+fn an_identity_token_goes_by_post_and_by_get_where_there_is_no_such_thing() {
+    for (dialect, methods) in [(Dialect::Acr, vec!["POST"]), (Dialect::Gcr, vec!["POST", "GET"])] {
+        let provider = Provider::start(dialect, Some(("<token>", OLD)));
+        let (manifest, _) = provider.image("team/app", "1", b"layer");
+        let keys = "username = \"<token>\"\npassword = { env = \"PW\" }";
+        let proxy = Setup::new().text(&text(&provider.registry, keys)).environment("PW", OLD).start();
+        assert_eq!(proxy.get("/v2/r/team/app/manifests/1").body, manifest, "{dialect:?} {}", proxy.log());
+        let asked = provider.token_requests();
+        assert_eq!(asked.iter().map(|request| request.method.as_str()).collect::<Vec<_>>(), methods, "{dialect:?}");
+        assert!(!asked.iter().any(|request| request.target.contains(OLD)) && !proxy.log().contains("c4nary"));
+    }
+}
+
+#[test]
 fn f24_a_token_that_ends_under_500_requests_is_refreshed_once() {
     let provider = harbor(OLD);
     let (_, digest) = provider.image("team/app", "1", &noise(1, 1000));

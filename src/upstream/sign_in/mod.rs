@@ -78,6 +78,13 @@ impl Login {
         Some(Login::Basic { account: account.map(str::to_owned), header })
     }
 
+    /// An identity token as container runtimes show it where they show a
+    /// password.
+    pub(super) fn identity_as_basic(token: &str) -> Option<Login> {
+        let pair = Zeroizing::new(format!("{}:{token}", Credential::IDENTITY_TOKEN_USER));
+        Login::ready(None, &Zeroizing::new(STANDARD.encode(pair.as_bytes())))
+    }
+
     fn identity(secret: &Secret) -> Login {
         Login::Identity(Zeroizing::new(secret.expose().to_owned()))
     }
