@@ -15,6 +15,7 @@ mod entra;
 mod file;
 mod google;
 mod helper;
+mod login;
 mod signature;
 mod token_claims;
 
@@ -22,18 +23,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use http::HeaderValue;
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
 pub(super) use attempts::Attempts;
+pub(super) use login::{Login, Shown};
 pub(super) use token_claims::lifetime as jwt_lifetime;
 
+use self::login::{Fresh, plain};
 use super::error::{Error, Result};
 use super::send::Sender;
-use crate::registry::{Credential, Entry, RegistryName, Secret, find_login};
+use crate::registry::{Credential, Entry, RegistryName, find_login};
 
 /// How often files are looked at while their registry is in use.
 const FILES_EVERY: Duration = Duration::from_secs(3);
@@ -46,78 +45,6 @@ const RETRY_SOON: Duration = Duration::from_secs(2);
 /// How long a renewal may keep the one who makes it waiting while the old login
 /// is good still.
 const PATIENCE: Duration = Duration::from_secs(10);
-
-/// What a registry's upstream is shown.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum Login {
-    /// Nothing.
-    Anonymous,
-    /// User name and secret.
-    Basic {
-        /// The user name, which token services are told beside; not one that
-        /// is a secret itself.
-        account: Option<String>,
-        /// The whole header.
-        header: HeaderValue,
-    },
-    /// An identity (refresh) token.
-    Identity(Zeroizing<String>),
-}
-
-impl Login {
-    fn basic(username: &str, secret: &Secret) -> Option<Login> {
-        let pair = Zeroizing::new(format!("{username}:{}", secret.expose()));
-        let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
-        Login::ready(Some(username).filter(|name| *name != secret.expose()), &encoded)
-    }
-
-    /// From the parameter of a Basic header as it is.
-    fn ready(account: Option<&str>, parameter: &str) -> Option<Login> {
-        let mut header = HeaderValue::from_str(&Zeroizing::new(format!("Basic {parameter}"))).ok()?;
-        header.set_sensitive(true);
-        Some(Login::Basic { account: account.map(str::to_owned), header })
-    }
-
-    /// An identity token as container runtimes show it where they show a
-    /// password.
-    pub(super) fn identity_as_basic(token: &str) -> Option<Login> {
-        let pair = Zeroizing::new(format!("{}:{token}", Credential::IDENTITY_TOKEN_USER));
-        Login::ready(None, &Zeroizing::new(STANDARD.encode(pair.as_bytes())))
-    }
-
-    fn identity(secret: &Secret) -> Login {
-        Login::Identity(Zeroizing::new(secret.expose().to_owned()))
-    }
-}
-
-/// A login, and which it is.
-pub(super) struct Shown {
-    /// Of which secret of the registry, counted.
-    pub(super) generation: u64,
-    /// The how manieth login.
-    pub(super) serial: u64,
-    pub(super) login: Login,
-}
-
-/// A login that was got, and for how long.
-struct Fresh {
-    login: Login,
-    /// `None`: until the recipe changes.
-    good_for: Option<Duration>,
-    /// Looked at again after this.
-    renew_in: Option<Duration>,
-}
-
-impl Fresh {
-    fn lasting(login: Login) -> Fresh {
-        Fresh { login, good_for: None, renew_in: None }
-    }
-
-    /// Given out for so long: renewed when half of it is over.
-    fn given_for(login: Login, lifetime: Duration) -> Fresh {
-        Fresh { login, good_for: Some(lifetime), renew_in: Some(lifetime / 2) }
-    }
-}
 
 /// The recipe, and what has come of it.
 #[derive(Clone)]
@@ -198,17 +125,6 @@ impl Current {
     fn failed(&self) -> Option<Error> {
         let (error, until) = self.failure.as_ref()?;
         (Instant::now() < *until).then(|| error.clone())
-    }
-}
-
-/// The login of a recipe that needs nothing else.
-fn plain(recipe: &Credential) -> Option<Login> {
-    match recipe {
-        Credential::Anonymous => Some(Login::Anonymous),
-        Credential::Password { username, secret } => Login::basic(username, secret.secret()),
-        Credential::TokenAsBoth(token) => Login::basic(token.secret().expose(), token.secret()),
-        Credential::IdentityToken(token) => Some(Login::identity(token.secret())),
-        _ => None,
     }
 }
 
@@ -449,7 +365,7 @@ mod tests {
     use super::super::egress::Egress;
     use super::super::tls::client_config;
     use super::*;
-    use crate::registry::{AccessMode, EgressSettings, Form, Kind, Registry, Value};
+    use crate::registry::{AccessMode, EgressSettings, Form, Kind, Registry, Secret, Value};
 
     /// A registry with an access key, whose sign-in nobody answers.
     fn registry() -> Arc<Registry> {
