@@ -132,6 +132,36 @@ fn public_images_are_pulled_with_anonymous_tokens() {
 }
 
 #[test]
+fn a_registry_that_challenges_only_at_its_base_is_asked_there_and_not_for_the_scope_it_says() {
+    for dialect in [Dialect::Ghcr, Dialect::Gcr, Dialect::Ngc] {
+        let provider = Provider::start(dialect, Some(("me", SECRET)));
+        let (manifest, _) = provider.image("org/app", "1", b"layer");
+        provider.registry.rule(|request, answer| {
+            if answer.status == 401 && request.path() != "/v2/" { Answer::status(401) } else { answer }
+        });
+        let proxy = start(&registry("p", "generic", &provider, &format!("username = \"me\"\n{LOGIN}")));
+        assert_eq!(proxy.get("/v2/p/org/app/manifests/1").body, manifest, "{dialect:?} {}", proxy.log());
+        assert_eq!((provider.registry.count("GET", "/v2/") >= 3, provider.token_requests().len()), (true, 1));
+        assert!(provider.token_requests()[0].target.contains("scope=repository%3Aorg%2Fapp%3Apull"), "{dialect:?}");
+    }
+}
+
+#[test]
+fn what_ghcr_denies_is_denied_to_the_client_and_nothing_else_is() {
+    let provider = Provider::start(Dialect::Ghcr, Some(("me", SECRET)));
+    provider.image("org/app", "1", b"layer");
+    provider.registry.on("GET", "/token", |request, answer| {
+        if request.target.contains("private") { Answer::status(403).body("{}") } else { answer }
+    });
+    let proxy = start(&registry("p", "generic", &provider, &format!("username = \"me\"\n{LOGIN}")));
+    for _ in 0..3 {
+        assert_eq!(proxy.get("/v2/p/org/private/manifests/1").verdict(), (403, "DENIED".into()));
+    }
+    assert_eq!(proxy.get("/v2/p/org/app/manifests/1").status, 200);
+    assert!(!proxy.log().contains("credential_rejected"));
+}
+
+#[test]
 fn manifests_of_a_public_registry_may_be_elsewhere() {
     let provider = Provider::start(Dialect::RegistryK8s, None);
     let (manifest, layer) = provider.image("pause", "3.9", &noise(4, 1000));
@@ -339,7 +369,9 @@ fn an_access_key_that_is_wrong_is_not_shown_again_and_again() {
         assert_eq!(answer.verdict(), (502, "UNAVAILABLE".into()));
         assert!(String::from_utf8(answer.body).unwrap().contains("registry `e`"));
     }
-    assert_eq!(api.requests().len(), 1);
+    // Again only after a pause, which a slow machine may reach.
+    let steps = proxy.log().matches("credential_rejected").count();
+    assert!(api.requests().len() == steps && (1..=2).contains(&steps), "{steps}");
     assert!(proxy.log().contains("rejected the stored credential of registry `e`"), "{}", proxy.log());
 }
 

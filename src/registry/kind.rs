@@ -133,8 +133,8 @@ impl Kind {
                     &[
                         text("url", "Registry URL", true),
                         text("namespace", "Namespace", false),
-                        text("username", "Username or application (client) ID", false),
-                        secret("password", "Password or client secret", false),
+                        text("username", "Username", false),
+                        secret("password", "Password", false),
                         text("tenant", "Directory (tenant) ID", false).advanced(),
                         SIGN_IN_ENDPOINT,
                     ]

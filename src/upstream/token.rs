@@ -285,6 +285,7 @@ impl Tokens {
         Err(error)
     }
 
+    /// An identity token goes by POST; by GET where there is no such thing.
     async fn ask(
         &self,
         shown: &Shown,
@@ -293,8 +294,25 @@ impl Tokens {
         key: &Key,
         scope: Option<&str>,
     ) -> Result<Arc<Token>> {
+        match (self.ask_as(&shown.login, sender, realm, key, scope).await, &shown.login) {
+            (Err(Error::Status { origin, status: status @ (404 | 405) }), Login::Identity(token)) => {
+                let login = Login::identity_as_basic(token).ok_or(Error::Status { origin, status })?;
+                self.ask_as(&login, sender, realm, key, scope).await
+            }
+            (answer, _) => answer,
+        }
+    }
+
+    async fn ask_as(
+        &self,
+        login: &Login,
+        sender: &Sender,
+        realm: &Url,
+        key: &Key,
+        scope: Option<&str>,
+    ) -> Result<Arc<Token>> {
         let mut url = realm.clone();
-        let ask = match &shown.login {
+        let ask = match login {
             Login::Identity(refresh) => {
                 let mut pairs = vec![("grant_type", "refresh_token"), ("refresh_token", refresh.as_str())];
                 pairs.push(("client_id", "transship"));
@@ -328,7 +346,7 @@ impl Tokens {
                 let body = Zeroizing::new(collect(response, &origin, MAX_BODY).await?.to_vec());
                 parse(&body).map(Arc::new).map_err(|what| Error::Protocol { origin, what: what.to_owned() })
             }
-            400 | 401 if shown.login != Login::Anonymous => {
+            400 | 401 if *login != Login::Anonymous => {
                 Err(Error::CredentialRejected { registry: self.registry.to_string(), at: origin, status })
             }
             400 | 401 | 403 => Err(Error::Denied { status }),

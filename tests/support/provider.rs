@@ -57,7 +57,8 @@ pub(crate) struct Provider {
 
 struct State {
     dialect: Dialect,
-    account: Mutex<Option<(String, String)>>,
+    /// User names and secrets; none: everybody may read.
+    accounts: Mutex<Vec<(String, String)>>,
     /// Tokens given out, with their scope.
     given: Mutex<HashMap<String, String>>,
     realm: String,
@@ -166,7 +167,7 @@ impl Provider {
         let tokens = if dialect.is_elsewhere() { Upstream::start() } else { registry.clone() };
         let state = Arc::new(State {
             dialect,
-            account: Mutex::new(account.map(|(user, secret)| (user.into(), secret.into()))),
+            accounts: Mutex::new(account.into_iter().map(|(user, secret)| (user.into(), secret.into())).collect()),
             given: Mutex::default(),
             realm: format!("{}{}", tokens.origin(), dialect.realm_path()),
         });
@@ -184,7 +185,15 @@ impl Provider {
 
     /// From now on this account reads, and the earlier one does not.
     pub(crate) fn set_account(&self, user: &str, secret: &str) {
-        *self.state.account.lock().unwrap() = Some((user.into(), secret.into()));
+        *self.state.accounts.lock().unwrap() = vec![(user.into(), secret.into())];
+    }
+
+    /// A secret is rotated as it should be: the new one is good before it is handed out, by
+    /// `hand_out`, and the old one until then.
+    pub(crate) fn rotate(&self, user: &str, secret: &str, hand_out: impl FnOnce()) {
+        self.state.accounts.lock().unwrap().push((user.into(), secret.into()));
+        hand_out();
+        self.set_account(user, secret);
     }
 
     /// All tokens given out become worthless.
@@ -211,11 +220,12 @@ impl Provider {
 
 impl State {
     fn is_account(&self, authorization: Option<&str>) -> bool {
-        match &*self.account.lock().unwrap() {
-            None => authorization.is_none(),
-            Some((user, secret)) => {
-                authorization == Some(&format!("Basic {}", STANDARD.encode(format!("{user}:{secret}"))))
-            }
+        let accounts = self.accounts.lock().unwrap();
+        match authorization {
+            None => accounts.is_empty(),
+            Some(shown) => accounts
+                .iter()
+                .any(|(user, secret)| shown == format!("Basic {}", STANDARD.encode(format!("{user}:{secret}")))),
         }
     }
 
@@ -235,8 +245,8 @@ impl State {
         let authorized = match (request.method.as_str(), asked("grant_type").as_deref()) {
             ("GET", _) => self.is_account(request.header("authorization")),
             ("POST", Some("refresh_token")) if dialect == Dialect::Acr => {
-                let account = self.account.lock().unwrap();
-                account.as_ref().map(|(_, secret)| secret.clone()) == asked("refresh_token")
+                let accounts = self.accounts.lock().unwrap();
+                accounts.iter().any(|(_, secret)| Some(secret) == asked("refresh_token").as_ref())
             }
             _ => return Answer::status(dialect.no_post()),
         };

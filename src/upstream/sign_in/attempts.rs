@@ -67,17 +67,17 @@ impl Attempts {
     /// # Errors
     /// When it has been rejected a short time ago.
     pub(in crate::upstream) async fn enter(&self, shown: &Shown) -> Result<Option<SemaphorePermit<'_>>> {
-        let alone = !self.is_proven(shown);
-        let permit = self.permits.acquire_many(if alone { AT_A_TIME } else { 1 }).await.ok();
-        if let Some(error) = self.blocked(shown) {
-            return Err(error);
+        loop {
+            let alone = !self.is_proven(shown);
+            let permit = self.permits.acquire_many(if alone { AT_A_TIME } else { 1 }).await.ok();
+            if let Some(error) = self.blocked(shown) {
+                return Err(error);
+            }
+            if !alone || !self.is_proven(shown) {
+                return Ok(permit);
+            }
+            // Proven meanwhile: from now on several may go at a time.
         }
-        let mut permit = permit;
-        if alone && self.is_proven(shown) {
-            // Others need not wait any more.
-            drop(permit.as_mut().and_then(|permit| permit.split(AT_A_TIME as usize - 1)));
-        }
-        Ok(permit)
     }
 
     /// Why `shown` must not be tried now.
@@ -222,6 +222,23 @@ mod tests {
         drop(first);
         assert!(attempts.enter(&login).await.is_err(), "and learns what became of it");
         attempts.accepted(&login);
-        let _all: Vec<_> = [attempts.enter(&login).await.unwrap(), attempts.enter(&login).await.unwrap()].into();
+        let _both = [attempts.enter(&login).await.unwrap(), attempts.enter(&login).await.unwrap()];
+    }
+
+    #[tokio::test]
+    async fn those_who_waited_for_a_login_that_is_right_go_on_together() {
+        let attempts = Attempts::new("r".parse().unwrap());
+        let login = shown(0, 0);
+        let first = attempts.enter(&login).await.unwrap();
+        let all = async { tokio::join!(attempts.enter(&login), attempts.enter(&login), attempts.enter(&login)) };
+        let proven = async {
+            tokio::task::yield_now().await;
+            attempts.accepted(&login);
+            drop(first);
+        };
+        // None of them gives its turn back before all have theirs.
+        let (all, ()) =
+            tokio::time::timeout(Duration::from_secs(10), async { tokio::join!(all, proven) }).await.unwrap();
+        assert!(all.0.is_ok() && all.1.is_ok() && all.2.is_ok());
     }
 }

@@ -26,13 +26,13 @@ const PATIENCE: Duration = Duration::from_secs(2);
 pub(super) struct Warned(Mutex<Option<Instant>>);
 
 impl Warned {
-    fn is_due(&self) -> bool {
+    /// Tells of a problem with a file, but not all the time.
+    pub(super) fn tell(&self, registry: &RegistryName, problem: &str) {
         let mut last = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let due = last.is_none_or(|at| at.elapsed() >= WARN_EVERY);
-        if due {
+        if last.is_none_or(|at| at.elapsed() >= WARN_EVERY) {
             *last = Some(Instant::now());
+            warn!(%registry, problem, "the last good secret stays in use");
         }
-        due
     }
 }
 
@@ -56,9 +56,7 @@ pub(super) async fn changed(credential: &Credential, registry: &RegistryName, wa
                 *last = secret;
             }
             Err(problem) => {
-                if warned.is_due() {
-                    warn!(%registry, path = %path.display(), problem, "the last good secret stays in use");
-                }
+                warned.tell(registry, &format!("{}: {problem}", path.display()));
             }
         }
     }

@@ -15,6 +15,7 @@ mod entra;
 mod file;
 mod google;
 mod helper;
+mod login;
 mod signature;
 mod token_claims;
 
@@ -22,18 +23,16 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
-use http::HeaderValue;
 use tracing::{info, warn};
-use zeroize::Zeroizing;
 
 pub(super) use attempts::Attempts;
+pub(super) use login::{Login, Shown};
 pub(super) use token_claims::lifetime as jwt_lifetime;
 
+use self::login::{Fresh, plain};
 use super::error::{Error, Result};
 use super::send::Sender;
-use crate::registry::{Credential, Entry, RegistryName, Secret, find_login};
+use crate::registry::{Credential, Entry, RegistryName, find_login};
 
 /// How often files are looked at while their registry is in use.
 const FILES_EVERY: Duration = Duration::from_secs(3);
@@ -47,77 +46,14 @@ const RETRY_SOON: Duration = Duration::from_secs(2);
 /// is good still.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What a registry's upstream is shown.
-#[derive(Clone, PartialEq, Eq)]
-pub(super) enum Login {
-    /// Nothing.
-    Anonymous,
-    /// User name and secret.
-    Basic {
-        /// The user name, which token services are told beside; not one that
-        /// is a secret itself.
-        account: Option<String>,
-        /// The whole header.
-        header: HeaderValue,
-    },
-    /// An identity (refresh) token.
-    Identity(Zeroizing<String>),
-}
-
-impl Login {
-    fn basic(username: &str, secret: &Secret) -> Option<Login> {
-        let pair = Zeroizing::new(format!("{username}:{}", secret.expose()));
-        let encoded = Zeroizing::new(STANDARD.encode(pair.as_bytes()));
-        Login::ready(Some(username).filter(|name| *name != secret.expose()), &encoded)
-    }
-
-    /// From the parameter of a Basic header as it is.
-    fn ready(account: Option<&str>, parameter: &str) -> Option<Login> {
-        let mut header = HeaderValue::from_str(&Zeroizing::new(format!("Basic {parameter}"))).ok()?;
-        header.set_sensitive(true);
-        Some(Login::Basic { account: account.map(str::to_owned), header })
-    }
-
-    fn identity(secret: &Secret) -> Login {
-        Login::Identity(Zeroizing::new(secret.expose().to_owned()))
-    }
-}
-
-/// A login, and which it is.
-pub(super) struct Shown {
-    /// Of which secret of the registry, counted.
-    pub(super) generation: u64,
-    /// The how manieth login.
-    pub(super) serial: u64,
-    pub(super) login: Login,
-}
-
-/// A login that was got, and for how long.
-struct Fresh {
-    login: Login,
-    /// `None`: until the recipe changes.
-    good_for: Option<Duration>,
-    /// Looked at again after this.
-    renew_in: Option<Duration>,
-}
-
-impl Fresh {
-    fn lasting(login: Login) -> Fresh {
-        Fresh { login, good_for: None, renew_in: None }
-    }
-
-    /// Given out for so long: renewed when half of it is over.
-    fn given_for(login: Login, lifetime: Duration) -> Fresh {
-        Fresh { login, good_for: Some(lifetime), renew_in: Some(lifetime / 2) }
-    }
-}
-
 /// The recipe, and what has come of it.
 #[derive(Clone)]
 struct Current {
     generation: u64,
     recipe: Arc<Credential>,
     shown: Option<Arc<Shown>>,
+    /// Of the last login there was.
+    serial: u64,
     /// When the login ends, if it does.
     good_until: Option<Instant>,
     renew_at: Option<Instant>,
@@ -135,6 +71,7 @@ impl Current {
             generation,
             recipe,
             shown: None,
+            serial: 0,
             good_until: None,
             renew_at: None,
             files_at,
@@ -149,6 +86,7 @@ impl Current {
 
     fn show(&mut self, fresh: Fresh, serial: u64) {
         let now = Instant::now();
+        self.serial = serial;
         self.shown = Some(Arc::new(Shown { generation: self.generation, serial, login: fresh.login }));
         self.good_until = fresh.good_for.map(|time| now + time);
         self.renew_at = fresh.renew_in.map(|time| now + time);
@@ -187,17 +125,6 @@ impl Current {
     fn failed(&self) -> Option<Error> {
         let (error, until) = self.failure.as_ref()?;
         (Instant::now() < *until).then(|| error.clone())
-    }
-}
-
-/// The login of a recipe that needs nothing else.
-fn plain(recipe: &Credential) -> Option<Login> {
-    match recipe {
-        Credential::Anonymous => Some(Login::Anonymous),
-        Credential::Password { username, secret } => Login::basic(username, secret.secret()),
-        Credential::TokenAsBoth(token) => Login::basic(token.secret().expose(), token.secret()),
-        Credential::IdentityToken(token) => Some(Login::identity(token.secret())),
-        _ => None,
     }
 }
 
@@ -296,13 +223,19 @@ impl SignIn {
     /// `refused`: the login there is, is worth nothing.
     async fn look(&self, current: &Arc<Current>, sender: &Sender, refused: bool) -> Result<Arc<Shown>> {
         let mut next = Current::clone(current);
+        let mut is_other = false;
         if let Some(recipe) = file::changed(&current.recipe, &self.registry, &self.warned).await {
-            info!(target: "audit", event = "credential_changed", registry = %self.registry, source = "file");
-            next = Current::new(current.generation + 1, Arc::new(recipe));
+            match self.follow(current.generation + 1, recipe, sender).await {
+                Ok(other) => {
+                    info!(target: "audit", event = "credential_changed", registry = %self.registry, source = "file");
+                    (next, is_other) = (other, true);
+                }
+                Err(error) => self.warned.tell(&self.registry, &error.to_string()),
+            }
         }
         next.files_at = next.files_at.map(|_| Instant::now() + FILES_EVERY);
         let due = next.renew_at.is_some_and(|at| Instant::now() >= at);
-        let renewable = plain(&next.recipe).is_none();
+        let renewable = !is_other && plain(&next.recipe).is_none();
         if renewable && (next.good().is_none() || due || refused) {
             let result = match next.good().filter(|_| !refused) {
                 Some(_) => match tokio::time::timeout(PATIENCE, self.obtain(&next.recipe, sender)).await {
@@ -334,14 +267,25 @@ impl SignIn {
         result
     }
 
+    /// What comes of a recipe whose files have changed. An error: nothing can,
+    /// as when a file is half written.
+    async fn follow(&self, generation: u64, recipe: Credential, sender: &Sender) -> Result<Current> {
+        let mut next = Current::new(generation, Arc::new(recipe));
+        if next.shown.is_none() {
+            match self.obtain(&next.recipe, sender).await {
+                Ok(fresh) => next = self.adopt(next, fresh),
+                Err(error @ Error::NoLogin { .. }) => return Err(error),
+                Err(error) => next.fail(error, &self.registry),
+            }
+        }
+        Ok(next)
+    }
+
     /// Takes up a login that was got.
     fn adopt(&self, mut next: Current, fresh: Fresh) -> Current {
-        let serial = match &next.shown {
-            Some(shown) if shown.login == fresh.login => shown.serial,
-            Some(shown) => shown.serial + 1,
-            None => 1,
-        };
-        let is_new = next.shown.as_ref().is_some_and(|shown| shown.serial != serial);
+        let is_same = next.shown.as_ref().is_some_and(|shown| shown.login == fresh.login);
+        let serial = if is_same { next.serial } else { next.serial + 1 };
+        let is_new = next.shown.is_some() && !is_same;
         // What is kept elsewhere is a secret like any other; what a cloud gives
         // out belongs to the secret that it was given for.
         let kept_elsewhere = matches!(*next.recipe, Credential::DockerConfig { .. } | Credential::Helper { .. });
@@ -421,7 +365,7 @@ mod tests {
     use super::super::egress::Egress;
     use super::super::tls::client_config;
     use super::*;
-    use crate::registry::{AccessMode, EgressSettings, Form, Kind, Registry, Value};
+    use crate::registry::{AccessMode, EgressSettings, Form, Kind, Registry, Secret, Value};
 
     /// A registry with an access key, whose sign-in nobody answers.
     fn registry() -> Arc<Registry> {
