@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use super::error::Error;
 use crate::oci::Repository;
 use crate::registry::Registry;
@@ -190,7 +192,11 @@ impl Setbacks {
             Some(Error::TooManyRequests { retry_after: Some(wait) }) => (*wait).clamp(TROUBLE, LONGEST_TROUBLE),
             _ => TROUBLE,
         };
-        self.troubles.insert(place(registry, repository), Lasting(stale, lasts));
+        let place = place(registry, repository);
+        if !self.troubles.contains_key(&place) {
+            warn!(registry = %registry.name, %repository, trouble = stale.as_str(), "upstream is in trouble");
+        }
+        self.troubles.insert(place, Lasting(stale, lasts));
     }
 
     /// Upstream has answered.
