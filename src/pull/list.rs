@@ -192,8 +192,8 @@ impl Puller {
                 let asked = ask.await;
                 match &asked {
                     Ok(page) if page.bytes.len() <= MAX_PAGE => kept.insert(key, page.clone()),
-                    Err(Failed { trouble: Some(trouble), error }) => {
-                        setbacks.troubled(upstream.registry(), &repository, *trouble, Some(error));
+                    Err(Failed { trouble: Some(trouble), retry_after, .. }) => {
+                        setbacks.troubled(upstream.registry(), &repository, *trouble, *retry_after);
                     }
                     Ok(_) => kept.invalidate(&key),
                     Err(Failed { error, .. }) => {
