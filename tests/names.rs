@@ -175,7 +175,7 @@ fn a10_sha512_content_is_verified_as_sha512() {
 #[test]
 fn a12_descriptors_of_a_manifest_are_bytes_and_nothing_more() {
     let (upstream, proxy) = start();
-    for digest in ["sha256:abc", "../../x", "sha256:../..", &"x".repeat(1 << 20)] {
+    for (n, digest) in ["sha256:abc", "../../x", "sha256:../..", &"x".repeat(1 << 20)].into_iter().enumerate() {
         let manifest = serde_json::json!({
             "schemaVersion": 2,
             "mediaType": MANIFEST,
@@ -183,8 +183,8 @@ fn a12_descriptors_of_a_manifest_are_bytes_and_nothing_more() {
             "layers": [{ "mediaType": "a/b", "digest": digest, "size": 1, "urls": ["http://evil.example/"] }],
         })
         .to_string();
-        upstream.manifest("app", "odd", MANIFEST, manifest.as_bytes());
-        let answer = proxy.get("/v2/app/manifests/odd");
+        upstream.manifest("app", &format!("odd-{n}"), MANIFEST, manifest.as_bytes());
+        let answer = proxy.get(&format!("/v2/app/manifests/odd-{n}"));
         assert_eq!((answer.status, answer.body), (200, manifest.into_bytes()));
     }
     assert!(proxy.blobs().iter().all(|path| path.starts_with(proxy.cache())));

@@ -13,8 +13,7 @@ use crate::support::upstream::{Answer, Gate, Upstream};
 
 fn start(cache: &str) -> (Upstream, Proxy) {
     let upstream = Upstream::start();
-    let sections = format!("[cache]\n{cache}\n[limits]\nrevalidate_timeout = \"500ms\"\n");
-    let proxy = Setup::open(&upstream).sections(&sections).start();
+    let proxy = Setup::open(&upstream).sections(&format!("[cache]\n{cache}\n")).start();
     (upstream, proxy)
 }
 
@@ -126,7 +125,7 @@ fn without_a_window_every_failure_is_told_as_it_is() {
 
 #[test]
 fn after_the_window_the_failure_is_told() {
-    let (upstream, proxy) = start("tag_ttl = \"0s\"\nstale_if_error = \"3s\"");
+    let (upstream, proxy) = start("tag_ttl = \"0s\"\nstale_if_error = \"5s\"");
     upstream.image("app", "1", &[]);
     proxy.get(&tag("app"));
     fails(&upstream, 503);
@@ -148,7 +147,7 @@ fn a_registry_may_have_a_window_of_its_own() {
 
 #[test]
 fn an_upstream_that_takes_its_time_is_not_waited_for_and_its_answer_serves_later() {
-    let (upstream, proxy) = start("tag_ttl = \"0s\"");
+    let (upstream, proxy) = start("tag_ttl = \"0s\"\n[limits]\nrevalidate_timeout = \"500ms\"");
     let old = upstream.image("app", "1", &[b"old"]);
     proxy.get(&tag("app"));
     let gate = Gate::new();
@@ -165,6 +164,7 @@ fn an_upstream_that_takes_its_time_is_not_waited_for_and_its_answer_serves_later
         assert_stale(&answer, "does not answer");
         assert_eq!(answer.body, old);
     }
+    gate.wait_until_reached();
     assert_eq!(upstream.requests().len(), 1, "the question is under way already");
     gate.open();
     assert!(eventually(|| {

@@ -162,7 +162,7 @@ impl Asker {
     fn failed(&self, subject: &Subject, slot: Option<super::freshness::Slot>, failed: Failed) -> Failed {
         let (registry, repository) = (subject.registry(), &subject.repository);
         if let Some(trouble) = failed.trouble {
-            self.setbacks.troubled(registry, repository, trouble, Some(&failed.error));
+            self.setbacks.troubled(registry, repository, trouble, failed.retry_after);
         }
         if let (Some(slot), Error::NotFound | Error::Denied) = (slot, &failed.error) {
             let digest = match &subject.reference {

@@ -256,7 +256,7 @@ impl Puller {
                     Err(error) => {
                         let failed = Failed::from(error);
                         if let Some(trouble) = failed.trouble {
-                            setbacks.troubled(registry, &repository, trouble, Some(&failed.error));
+                            setbacks.troubled(registry, &repository, trouble, failed.retry_after);
                         } else if matches!(failed.error, Error::NotFound | Error::Denied) {
                             links.remove(registry, &repository, &digest);
                             setbacks.refused(slot, &failed.error);

@@ -5,6 +5,8 @@ use std::collections::HashMap;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
+use tracing::warn;
+
 use super::error::Error;
 use crate::oci::Repository;
 use crate::registry::Registry;
@@ -73,17 +75,19 @@ pub(super) struct Failed {
     pub(super) error: Error,
     /// What a stale answer may stand in for.
     pub(super) trouble: Option<Stale>,
+    /// How long upstream asked to wait.
+    pub(super) retry_after: Option<Duration>,
 }
 
 impl From<upstream::Error> for Failed {
     fn from(error: upstream::Error) -> Self {
-        Failed { trouble: Stale::of(&error), error: error.into() }
+        Failed { trouble: Stale::of(&error), retry_after: error.retry_after(), error: error.into() }
     }
 }
 
 impl From<Error> for Failed {
     fn from(error: Error) -> Self {
-        Failed { error, trouble: None }
+        Failed { error, trouble: None, retry_after: None }
     }
 }
 
@@ -185,12 +189,19 @@ impl Setbacks {
     }
 
     /// Remembers trouble, so that not everybody has to wait for it.
-    pub(super) fn troubled(&self, registry: &Registry, repository: &Repository, stale: Stale, error: Option<&Error>) {
-        let lasts = match error {
-            Some(Error::TooManyRequests { retry_after: Some(wait) }) => (*wait).clamp(TROUBLE, LONGEST_TROUBLE),
-            _ => TROUBLE,
-        };
-        self.troubles.insert(place(registry, repository), Lasting(stale, lasts));
+    pub(super) fn troubled(
+        &self,
+        registry: &Registry,
+        repository: &Repository,
+        stale: Stale,
+        retry_after: Option<Duration>,
+    ) {
+        let lasts = retry_after.unwrap_or(TROUBLE).clamp(TROUBLE, LONGEST_TROUBLE);
+        let place = place(registry, repository);
+        if !self.troubles.contains_key(&place) {
+            warn!(registry = %registry.name, %repository, trouble = stale.as_str(), "upstream is in trouble");
+        }
+        self.troubles.insert(place, Lasting(stale, lasts));
     }
 
     /// Upstream has answered.

@@ -192,8 +192,8 @@ impl Puller {
                 let asked = ask.await;
                 match &asked {
                     Ok(page) if page.bytes.len() <= MAX_PAGE => kept.insert(key, page.clone()),
-                    Err(Failed { trouble: Some(trouble), error }) => {
-                        setbacks.troubled(upstream.registry(), &repository, *trouble, Some(error));
+                    Err(Failed { trouble: Some(trouble), retry_after, .. }) => {
+                        setbacks.troubled(upstream.registry(), &repository, *trouble, *retry_after);
                     }
                     Ok(_) => kept.invalidate(&key),
                     Err(Failed { error, .. }) => {
@@ -260,5 +260,25 @@ fn check_index(bytes: &[u8]) -> Result<()> {
     match crate::oci::check_manifest(index.as_ref(), bytes) {
         Ok(_) => Ok(()),
         Err(error) => Err(Error::BadUpstream(format!("a list of referrers that is no index: {error}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Settings;
+
+    #[test]
+    fn the_lists_of_one_registry_are_forgotten_and_those_of_others_kept() {
+        let of = |name: &str| format!("[[registry]]\nname = \"{name}\"\nkind = \"ghcr\"\n");
+        let text = of("one") + &of("one-more");
+        let registries = Settings::parse("t.toml", &text, &std::collections::BTreeMap::new()).unwrap().registries;
+        let lists = Lists::default();
+        for key in ["one app tags ", "one-more app tags "] {
+            let page = Page { bytes: Bytes::from_static(b"{}"), next: None, filtered: false, asked: Instant::now() };
+            lists.kept.insert(key.to_owned(), page);
+        }
+        lists.forget(&registries[0]);
+        assert!(lists.kept.get("one app tags ").is_none() && lists.kept.get("one-more app tags ").is_some());
     }
 }

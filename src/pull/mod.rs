@@ -191,8 +191,11 @@ impl Puller {
         asked: impl Future<Output = std::result::Result<T, Failed>>,
     ) -> std::result::Result<T, Failed> {
         let setbacks = &self.asker.setbacks;
-        let too_late =
-            |stale: Stale| Failed { error: Error::Timeout("upstream takes its time".to_owned()), trouble: Some(stale) };
+        let too_late = |stale: Stale| Failed {
+            error: Error::Timeout("upstream takes its time".to_owned()),
+            trouble: Some(stale),
+            retry_after: None,
+        };
         if let Some(stale) = setbacks.trouble(registry, repository) {
             return Err(too_late(stale));
         }

@@ -151,7 +151,7 @@ async fn look_up(asker: &Asker, subject: &Subject, tag: &Tag) -> std::result::Re
             && matches!(asker.cache.get(&record.digest).await, Ok(Some(_)))
             && let Some(head) = asker.head(subject).await?
             && let Some(manifest) =
-                asker.stored(&head.digest, asker.links.get(registry, repository, &head.digest)).await
+                asker.stored(&head.digest, asker.links.last(registry, repository, &head.digest)).await
         {
             return Ok((manifest, TagFrom::Head));
         }
