@@ -3,6 +3,7 @@
 //!
 //! * `guard`: keeps web pages out of the API
 //! * `cache`: what is stored
+//! * `limits`: what upstreams allow, and which are in trouble
 //! * `pins`: what stays
 //! * `readings`: metrics of the layers below
 //! * `document`: the documents of the API
@@ -10,6 +11,7 @@
 mod cache;
 pub mod document;
 mod guard;
+mod limits;
 mod pins;
 mod readings;
 
@@ -74,9 +76,13 @@ impl Admin {
     }
 
     fn router(self) -> Router {
-        let v1 = Router::new().merge(cache::routes()).merge(pins::routes()).method_not_allowed_fallback(|| async {
-            failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
-        });
+        let v1 = Router::new()
+            .merge(cache::routes())
+            .merge(limits::routes())
+            .merge(pins::routes())
+            .method_not_allowed_fallback(|| async {
+                failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
+            });
         let api = Router::new()
             .nest("/v1", v1)
             .fallback(|| async { failure(StatusCode::NOT_FOUND, "the admin API has no such path") })

@@ -12,7 +12,7 @@ use super::problem::{ConfigErrors, Place, Problems, nearest};
 use super::registry::Parsed;
 use super::secret::Sources;
 use super::section::{Environment, Found, Section};
-use super::{Settings, client, registry, units};
+use super::{Settings, client, outbound, registry, units};
 use crate::access::Client;
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
@@ -87,6 +87,7 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
     };
     let (server, admin, cache, limits, log) =
         (table("server"), table("admin"), table("cache"), table("limits"), table("log"));
+    let way = outbound::common(table("upstream"), &limits, &Sources { environment });
     let (registry_sections, client_sections) = (root.tables("registry"), root.tables("client"));
     root.finish(|_| None);
 
@@ -112,7 +113,7 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
         pins,
         stale_if_error,
         not_found_ttl,
-        registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
+        registries: registries.into_iter().map(|parsed| Arc::new(parsed.by_way_of(&way))).collect(),
         clients,
         log,
     })
@@ -192,7 +193,7 @@ fn read_server(
             .unwrap_or(default.max_streams),
         drain_timeout: limits.read("drain_timeout", units::duration).unwrap_or(default.drain_timeout),
     };
-    limits.also_knows(["max_fills", "max_blob_size", "upstream_idle_timeout"]);
+    limits.also_knows(["max_fills", "max_fills_per_client", "max_blob_size", "upstream_idle_timeout"]);
     for section in [server, admin, limits] {
         section.finish(|_| None);
     }
@@ -247,6 +248,7 @@ fn read_cache(cache: Section<'_>, limits: &Section<'_>) -> CacheSettings {
             })
             .unwrap_or_default(),
         max_fills: limits.read("max_fills", units::count).unwrap_or(256),
+        max_fills_per_client: limits.read("max_fills_per_client", units::count).unwrap_or(64),
         max_segments: limits.read("max_segments", units::count).unwrap_or(12),
         max_blob_size: limits.read("max_blob_size", units::size).unwrap_or(64 << 30),
         idle_timeout: limits.read("upstream_idle_timeout", units::some_time).unwrap_or(Duration::from_secs(30)),

@@ -8,6 +8,7 @@
 mod client;
 mod excerpt;
 mod load;
+mod outbound;
 mod problem;
 mod registry;
 mod secret;

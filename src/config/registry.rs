@@ -9,12 +9,14 @@ use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::outbound;
 use super::problem::{Place, nearest};
 use super::secret::Sources;
 use super::section::{Found, Section};
 use super::units;
 use crate::registry::{
-    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, Origin, Registry, RegistryName, Scheme, Secret, Value,
+    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, Origin, Outbound, Registry, RegistryName, Scheme,
+    Secret, Value,
 };
 
 /// Keys that every kind has.
@@ -37,9 +39,19 @@ const COMMON: &[&str] = &[
 /// A registry of the file, and the places that later checks speak of.
 pub(super) struct Parsed {
     pub(super) registry: Registry,
+    /// What it says of the way to it; what all have in common is added later.
+    pub(super) way: outbound::Own,
     pub(super) name_place: Place,
     pub(super) default_place: Option<Place>,
     pub(super) access_place: Place,
+}
+
+impl Parsed {
+    /// The registry, reached as it and all registries say.
+    pub(super) fn by_way_of(mut self, common: &Outbound) -> Registry {
+        self.registry.egress.outbound = self.way.over(common);
+        self.registry
+    }
 }
 
 /// Reads one `[[registry]]`; `None` when too little of it is right. `names`
@@ -127,13 +139,7 @@ pub(super) fn read(
     let name_place = section.place_of("name");
     let url_place = section.place_of("url");
     let quota = section.read("quota", units::size);
-    if let Some(found) = section.value("proxy") {
-        problems.add(
-            &found.place,
-            format!("{owner}: outbound proxies are not supported by this version"),
-            "remove `proxy`".to_owned(),
-        );
-    }
+    let way = outbound::own(&section, sources, &owner);
     section.also_knows(COMMON.iter().copied());
     section.finish(|key| explain_field(kind, key));
 
@@ -170,11 +176,12 @@ pub(super) fn read(
             redirect_origins: values(redirect_origins),
             ca_pem: ca_pem.map(Arc::from),
             max_connections,
+            outbound: Outbound::default(),
         },
         tag_ttl,
         quota,
     };
-    Some(Parsed { registry, name_place, default_place: default.map(|flag| flag.place), access_place })
+    Some(Parsed { way, registry, name_place, default_place: default.map(|flag| flag.place), access_place })
 }
 
 fn required<T>(section: &Section<'_>, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {

@@ -14,6 +14,7 @@ mod manifest;
 mod passthrough;
 mod pin;
 mod quota;
+mod shares;
 
 pub use blob::{BlobBody, BlobHead, BlobReply};
 pub use counts::BlobCounts;
@@ -47,6 +48,7 @@ pub struct Puller {
     manifests: manifest::Flights,
     pins: pin::Pins,
     counts: BlobCounts,
+    shares: Arc<shares::Shares>,
     permissions: moka::future::Cache<(String, Repository, Digest), Option<u64>>,
 }
 
@@ -82,6 +84,7 @@ impl Puller {
             pinned.iter().map(|(registry, repository, reference)| pin::Key::of(registry, repository, reference));
         Ok(Puller {
             counts: BlobCounts::default(),
+            shares: shares::Shares::new(cache.max_fills_per_client()),
             pins: pin::Pins::open(&cache, pinned.collect()),
             cache,
             links: Arc::new(links),

@@ -11,6 +11,7 @@ mod form;
 mod kind;
 mod name;
 mod origin;
+mod outbound;
 
 pub use credential::{Credential, Secret};
 pub use directory::{Address, AddressHint, Directory, DirectoryError, Resolved};
@@ -18,6 +19,7 @@ pub use form::{Connection, Form, FormError, Value};
 pub use kind::{Field, FieldKind, Kind};
 pub use name::{InvalidName, RegistryName};
 pub use origin::{HostPort, InvalidOrigin, Origin, Scheme};
+pub use outbound::{Exception, Identity, Outbound, OutboundProxy, Reserve, Timeouts};
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,6 +52,8 @@ pub struct EgressSettings {
     pub ca_pem: Option<Arc<[u8]>>,
     /// Upper bound of connections at a time.
     pub max_connections: usize,
+    /// How its connections are made.
+    pub outbound: Outbound,
 }
 
 /// One named registry connection, ready for use.

@@ -5,20 +5,27 @@
 //! challenges and tokens are its own, so nothing that one upstream says can
 //! touch another's credential. Upstream knows no disk and no clients.
 
+mod breaker;
 mod challenge;
 mod connect;
+mod dial;
 mod egress;
 mod error;
+mod limits;
+mod question;
 mod registry;
 mod send;
+mod speed;
 mod tls;
 mod token;
 mod traffic;
 mod transfer;
+mod tunnel;
 
 pub use egress::is_public;
 pub use error::{Error, Result};
+pub use limits::PullLimit;
 pub use registry::{ManifestAnswer, Page, Upstream};
-pub use tls::TlsError;
+pub use tls::{TlsError, check_identity};
 pub use traffic::Traffic;
 pub use transfer::{BlobAnswer, BlobBody};
