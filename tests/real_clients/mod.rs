@@ -7,6 +7,7 @@
 mod answers;
 mod containerd;
 mod docker;
+mod outage;
 mod podman;
 mod skopeo;
 mod stage;
