@@ -97,9 +97,15 @@ pub struct OutboundProxy {
 }
 
 impl OutboundProxy {
-    /// Whether `origin` is reached through it.
+    /// Whether `origin` is reached through it. What is on the machine's own
+    /// link, as a cloud's metadata service is, has no way through anything.
     pub fn serves(&self, origin: &Origin) -> bool {
-        !self.except.iter().any(|exception| exception.covers(origin))
+        let is_on_link = match origin.host().trim_matches(['[', ']']).parse() {
+            Ok(IpAddr::V4(address)) => address.is_link_local(),
+            Ok(IpAddr::V6(address)) => address.is_unicast_link_local(),
+            Err(_) => false,
+        };
+        !is_on_link && !self.except.iter().any(|exception| exception.covers(origin))
     }
 }
 
@@ -216,6 +222,19 @@ mod tests {
         }
         for text in ["", ".", "a b", "http://a", "a:port", "a..b", "user@host"] {
             assert!(text.parse::<Exception>().is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn what_is_on_the_own_link_is_never_asked_of_a_proxy() {
+        let proxy = OutboundProxy { host: "corp".into(), port: 3128, account: None, except: Vec::new() };
+        for (origin, served) in [
+            ("http://169.254.169.254", false),
+            ("http://[fe80::1]", false),
+            ("http://10.0.0.1", true),
+            ("https://registry.example", true),
+        ] {
+            assert_eq!(proxy.serves(&origin.parse().unwrap()), served, "{origin}");
         }
     }
 
