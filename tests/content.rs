@@ -26,6 +26,7 @@ fn assert_broken(answer: &Response) {
     assert!(answer.status >= 500 || !answer.complete, "{} with {} bytes", answer.status, answer.body.len());
 }
 
+/// F19.
 #[test]
 fn g1_a_flipped_bit_anywhere_never_completes_and_is_not_kept() {
     for at in [0, 1, SIZE / 2, SIZE - 1] {
@@ -53,6 +54,7 @@ fn g1_a_small_wrong_blob_sends_nothing_at_all() {
     assert_eq!(proxy.blobs().len(), 0);
 }
 
+/// F19.
 #[test]
 fn g2_bytes_after_the_announced_length_are_not_part_of_the_content() {
     let (upstream, proxy, digest) = start();
@@ -68,6 +70,7 @@ fn g2_bytes_after_the_announced_length_are_not_part_of_the_content() {
     pull(&proxy, &other).assert_content(&other);
 }
 
+/// F19.
 #[test]
 fn g3_a_body_that_ends_early_is_continued_where_it_broke() {
     for at in [0, 1, SIZE / 2, SIZE - 1] {
@@ -80,6 +83,7 @@ fn g3_a_body_that_ends_early_is_continued_where_it_broke() {
     }
 }
 
+/// F19.
 #[test]
 fn g3_a_body_that_is_always_short_never_completes() {
     let (upstream, proxy, digest) = start();
@@ -209,6 +213,7 @@ fn g12_headers_of_upstream_stay_there() {
     }
 }
 
+/// F43.
 #[test]
 fn g12_headers_without_end_are_refused() {
     let (upstream, proxy, digest) = start();
@@ -222,6 +227,7 @@ fn g12_headers_without_end_are_refused() {
     assert_broken(&pull(&proxy, &digest));
 }
 
+/// F18.
 #[test]
 fn g13_answers_that_do_not_fit_the_question_are_never_spliced_in() {
     let half = SIZE / 2;
@@ -260,6 +266,7 @@ fn g13_answers_that_do_not_fit_the_question_are_never_spliced_in() {
     }
 }
 
+/// F18.
 #[test]
 fn g13_a_whole_answer_to_a_question_for_the_rest_is_used_from_there() {
     let (upstream, proxy, digest) = start();

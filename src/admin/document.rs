@@ -297,3 +297,52 @@ pub struct ClientForm {
     /// The keys.
     pub settings: serde_json::Map<String, serde_json::Value>,
 }
+
+/// `GET /api/v1/limits`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Limits {
+    /// All registries, by name.
+    pub registries: Vec<RegistryLimits>,
+}
+
+/// What one registry's upstream allows its credential, and how it is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RegistryLimits {
+    /// The registry's name.
+    pub registry: String,
+    /// The pull limit, if upstream has named one.
+    pub pull_limit: Option<PullLimitReading>,
+    /// Whether only the reserve of it is left: tags are answered from cache
+    /// where they can be.
+    pub sparing: bool,
+    /// How often upstream refused because of the pull limit.
+    pub pull_limit_reached: u64,
+    /// How often upstream refused because of any other limit.
+    pub other_limit_reached: u64,
+    /// Its own origins and token services.
+    pub endpoints: Vec<EndpointState>,
+}
+
+/// A pull limit as upstream last told it.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct PullLimitReading {
+    /// Pulls per window.
+    pub limit: u64,
+    /// How many of them are left.
+    pub remaining: u64,
+    /// Length of the window.
+    pub window_seconds: u64,
+    /// What they are counted for: an address or an account.
+    pub source: Option<String>,
+    /// How long ago upstream said so.
+    pub age_seconds: u64,
+}
+
+/// An origin that is asked.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct EndpointState {
+    /// Scheme, host and port.
+    pub endpoint: String,
+    /// Nothing is asked of it for a while, because it failed again and again.
+    pub left_alone: bool,
+}

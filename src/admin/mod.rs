@@ -3,6 +3,7 @@
 //!
 //! * `guard`: keeps web pages out of the API
 //! * `cache`: what is stored
+//! * `limits`: what upstreams allow, and which are in trouble
 //! * `pins`: what stays
 //! * `offline`: whether upstreams are asked
 //! * `readings`: metrics of the layers below
@@ -11,6 +12,7 @@
 mod cache;
 pub mod document;
 mod guard;
+mod limits;
 mod offline;
 mod pins;
 mod readings;
@@ -80,6 +82,8 @@ impl Admin {
             .merge(cache::routes())
             .merge(pins::routes())
             .merge(offline::routes())
+            .merge(limits::routes())
+            .merge(pins::routes())
             .method_not_allowed_fallback(|| async {
                 failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
             });

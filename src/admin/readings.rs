@@ -61,6 +61,39 @@ impl Collector for Readings {
         page.counters("upstream_token_requests", "Requests to token services", |add| {
             puller.traffic().try_for_each(|(of, traffic)| add(&[("registry", of.name.slug())], traffic.tokens()))
         })?;
+        let gauge = MetricType::Gauge;
+        page.family("upstream_pull_limit", "Pulls per window that upstream allows", gauge, |add| {
+            puller.traffic().try_for_each(|(of, traffic)| match traffic.pull_limit() {
+                Some(read) => add(&[("registry", of.name.slug())], read.limit),
+                None => Ok(()),
+            })
+        })?;
+        page.family("upstream_pulls_remaining", "Pulls that are left in the window", gauge, |add| {
+            puller.traffic().try_for_each(|(of, traffic)| match traffic.pull_limit() {
+                Some(read) => add(&[("registry", of.name.slug())], read.remaining),
+                None => Ok(()),
+            })
+        })?;
+        page.counters("upstream_limited", "Refusals because of a rate limit of upstream", |add| {
+            puller.traffic().try_for_each(|(of, traffic)| {
+                let (registry, (pulls, other)) = (of.name.slug(), traffic.limited());
+                add(&[("registry", registry), ("limit", "pulls")], pulls)?;
+                add(&[("registry", registry), ("limit", "other")], other)
+            })
+        })?;
+        page.family(
+            "upstream_circuit_open",
+            "Endpoints left alone because they failed again and again",
+            gauge,
+            |add| {
+                puller.traffic().try_for_each(|(of, traffic)| {
+                    let registry = of.name.slug();
+                    traffic.endpoints().try_for_each(|(endpoint, open)| {
+                        add(&[("registry", registry), ("endpoint", &endpoint.to_string())], u64::from(open))
+                    })
+                })
+            },
+        )?;
         let (cache, stock) = (puller.cache(), puller.cache().stock());
         let (evicted, bytes, quarantined) = cache.counts().all();
         page.counter("evicted_blobs", "Blobs removed to make room", evicted)?;
@@ -84,8 +117,22 @@ struct Page<'a>(DescriptorEncoder<'a>);
 
 impl Page<'_> {
     fn counters(&mut self, name: &str, help: &str, fill: impl FnOnce(&mut Add<'_>) -> fmt::Result) -> fmt::Result {
-        let mut family = self.0.encode_descriptor(name, &sentence(help), None, MetricType::Counter)?;
-        fill(&mut |labels, value| ConstCounter::new(value).encode(family.encode_family(&labels)?))
+        self.family(name, help, MetricType::Counter, fill)
+    }
+
+    /// Counters or gauges, told apart by their labels.
+    fn family(
+        &mut self,
+        name: &str,
+        help: &str,
+        kind: MetricType,
+        fill: impl FnOnce(&mut Add<'_>) -> fmt::Result,
+    ) -> fmt::Result {
+        let mut family = self.0.encode_descriptor(name, &sentence(help), None, kind)?;
+        fill(&mut |labels, value| match kind {
+            MetricType::Gauge => ConstGauge::new(value).encode(family.encode_family(&labels)?),
+            _ => ConstCounter::new(value).encode(family.encode_family(&labels)?),
+        })
     }
 
     fn counter(&mut self, name: &str, help: &str, value: u64) -> fmt::Result {

@@ -103,7 +103,7 @@ impl Api {
             Endpoint::Referrers { name, .. } => (name, ErrorCode::ManifestUnknown),
         };
         let resolved = self.resolve(name, hint, &principal, peer)?;
-        let pulled = self.pull(request, peer, &endpoint, &resolved, &query.list).await;
+        let pulled = self.pull(request, (peer, &principal), &endpoint, &resolved, &query.list).await;
         let answer = pulled.unwrap_or_else(|error| {
             let Resolved { registry, repository, .. } = &resolved;
             match &error {
@@ -241,7 +241,7 @@ impl Api {
     async fn pull(
         &self,
         request: &Parts,
-        peer: &Peer,
+        (peer, principal): (&Peer, &Principal),
         endpoint: &Endpoint,
         resolved: &Resolved,
         query: &pull::ListQuery,
@@ -278,7 +278,8 @@ impl Api {
                     self.puller.blob_head(registry, repository, digest).await?;
                     return Ok(response::not_modified(digest));
                 }
-                let reply = self.puller.blob(registry, repository, digest, range, method).await?;
+                let client = client_of(principal, peer);
+                let reply = self.puller.blob(registry, repository, digest, range, method, &client).await?;
                 Ok(response::blob(digest, reply, &peer.transport))
             }
             Endpoint::Tags { name } => {
@@ -290,6 +291,16 @@ impl Api {
                 Ok(response::list(reply, "application/vnd.oci.image.index.v1+json", path))
             }
         }
+    }
+}
+
+/// For whom a share of the transfers is kept: a client by its name, anybody
+/// else by the address.
+fn client_of(principal: &Principal, peer: &Peer) -> String {
+    match (principal, peer.address) {
+        (Principal::Client(client), _) => format!("client {}", client.name),
+        (Principal::Anonymous, Some(address)) => address.to_string(),
+        (Principal::Anonymous, None) => String::new(),
     }
 }
 

@@ -178,8 +178,15 @@ pub(super) fn failure(error: &pull::Error, unknown: ErrorCode) -> Response<Body>
         }
         pull::Error::TooManyRequests { retry_after } => {
             let response = self::error(429, ErrorCode::TooManyRequests, "the rate limit of upstream is reached");
-            let wait = retry_after.unwrap_or(Duration::from_secs(10)).as_secs().max(1);
-            with(response, RETRY_AFTER, &wait.to_string())
+            with(response, RETRY_AFTER, &seconds(retry_after.unwrap_or(Duration::from_secs(10))))
+        }
+        pull::Error::TooManyFills => {
+            let message = "you have begun as many downloads as one client may: wait for one to end";
+            with(self::error(429, ErrorCode::TooManyRequests, message), RETRY_AFTER, "1")
+        }
+        pull::Error::Later { retry_after, .. } => {
+            let response = self::error(503, ErrorCode::Unavailable, "upstream is in trouble: ask again later");
+            with(response, RETRY_AFTER, &seconds(*retry_after))
         }
         pull::Error::BadUpstream(_) => {
             self::error(502, ErrorCode::Unavailable, "upstream gave no usable answer; the log of the proxy says more")
@@ -215,6 +222,11 @@ pub(super) fn with_warning(response: Response<Body>, stale: Option<Stale>) -> Re
         Some(Stale::Offline) => "299 - \"stale: upstream is not asked (offline)\"",
     };
     with(response, WARNING, text)
+}
+
+/// Whole seconds, at least one: whoever waits so long does not come too early.
+fn seconds(wait: Duration) -> String {
+    wait.as_millis().div_ceil(1000).max(1).to_string()
 }
 
 /// Marks an answer that was found by `ns`.

@@ -41,6 +41,8 @@ pub struct CacheSettings {
     pub durability: Durability,
     /// Fills at a time.
     pub max_fills: usize,
+    /// Fills at a time that one client has begun.
+    pub max_fills_per_client: usize,
     /// Connections that one fill may have at the most; 1: none are added.
     pub max_segments: usize,
     /// Largest blob that is accepted, in bytes.

@@ -256,6 +256,11 @@ impl Cache {
         self.0.keeper.settings.max_size
     }
 
+    /// Fills at a time that one client may have begun.
+    pub fn max_fills_per_client(&self) -> usize {
+        self.0.keeper.settings.max_fills_per_client
+    }
+
     /// The bytes of `range` of a complete blob.
     pub fn read(&self, digest: &Digest, blob: &Blob, range: ByteRange, method: Method) -> Reader {
         Reader::of_blob(blob, range, method, Some((self.clone(), *digest)))

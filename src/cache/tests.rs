@@ -96,6 +96,7 @@ fn cache_at(dir: &tempfile::TempDir) -> Cache {
         scrub_rate: 0,
         durability: Durability::Sync,
         max_fills: 8,
+        max_fills_per_client: 8,
         max_segments: 12,
         max_blob_size: 1 << 30,
         idle_timeout: Duration::from_secs(5),

@@ -12,7 +12,7 @@ use super::problem::{ConfigErrors, Place, Problems, nearest};
 use super::registry::Parsed;
 use super::secret::Sources;
 use super::section::{Environment, Found, Section};
-use super::{Settings, client, registry, store, units};
+use super::{Settings, client, outbound, registry, store, units};
 use crate::access::{Client, ForeignCredentials, GateSettings, LoginLimits};
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
@@ -128,6 +128,8 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let (server, admin, cache, limits, log) =
         (table("server"), table("admin"), table("cache"), table("limits"), table("log"));
     let store = store::read(table("store"));
+    let sources = Sources { environment: input.environment, stored: None };
+    let way = outbound::common(table("upstream"), &limits, &sources);
     let (registry_sections, client_sections) = (root.tables("registry"), root.tables("client"));
     root.finish(|_| None);
 
@@ -159,7 +161,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
         cache,
         pins,
         freshness,
-        registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
+        registries: registries.into_iter().map(|parsed| Arc::new(parsed.by_way_of(&way))).collect(),
         clients,
         store,
         gate,
@@ -241,7 +243,13 @@ fn read_server(
             .unwrap_or(default.max_streams),
         drain_timeout: limits.read("drain_timeout", units::duration).unwrap_or(default.drain_timeout),
     };
-    limits.also_knows(["max_fills", "max_blob_size", "upstream_idle_timeout", "revalidate_timeout"]);
+    limits.also_knows([
+        "max_fills",
+        "max_fills_per_client",
+        "max_blob_size",
+        "upstream_idle_timeout",
+        "revalidate_timeout",
+    ]);
     for section in [server, admin, limits] {
         section.finish(|_| None);
     }
@@ -310,6 +318,7 @@ fn read_cache(cache: Section<'_>, limits: &Section<'_>) -> CacheSettings {
             })
             .unwrap_or_default(),
         max_fills: limits.read("max_fills", units::count).unwrap_or(256),
+        max_fills_per_client: limits.read("max_fills_per_client", units::count).unwrap_or(64),
         max_segments: limits.read("max_segments", units::count).unwrap_or(12),
         max_blob_size: limits.read("max_blob_size", units::size).unwrap_or(64 << 30),
         idle_timeout: limits.read("upstream_idle_timeout", units::some_time).unwrap_or(Duration::from_secs(30)),
@@ -396,8 +405,8 @@ fn implied<'a>(input: &Input<'a>, names: &mut Vec<RegistryName>, defaults: regis
     let root = Section::new("the defaults", Some(&root), input.environment, &problems);
     let sources = Sources { environment: input.environment, stored: None };
     let parsed = registry::read(root.tables("registry").into_iter().next()?, &sources, names, defaults)?;
-    let Parsed { registry, name_place, default_place, access_place, .. } = parsed;
-    Some(Parsed { registry, name_place, default_place, access_place, problems: input.problems })
+    let Parsed { registry, way, name_place, default_place, access_place, .. } = parsed;
+    Some(Parsed { registry, way, name_place, default_place, access_place, problems: input.problems })
 }
 
 fn read_clients<'a>(

@@ -9,6 +9,7 @@ mod client;
 mod configuration;
 mod excerpt;
 mod load;
+mod outbound;
 mod problem;
 mod registry;
 mod secret;

@@ -9,13 +9,14 @@ use ipnet::IpNet;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject as _;
 
+use super::outbound;
 use super::problem::{Place, Problems, nearest};
 use super::secret::Sources;
 use super::section::{Found, Section};
 use super::units;
 use crate::registry::{
-    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, LinkSettings, Origin, Registry, RegistryName, Scheme,
-    Secret, TagPattern, Value,
+    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, LinkSettings, Origin, Outbound, Registry,
+    RegistryName, Scheme, Secret, TagPattern, Value,
 };
 
 /// Keys that every kind has.
@@ -50,11 +51,21 @@ pub(super) struct Defaults {
 /// A registry of the file, and the places that later checks speak of.
 pub(super) struct Parsed<'a> {
     pub(super) registry: Registry,
+    /// What it says of the way to it; what all have in common is added later.
+    pub(super) way: outbound::Own,
     pub(super) name_place: Place,
     pub(super) default_place: Option<Place>,
     pub(super) access_place: Place,
     /// Where what is wrong with it is noted.
     pub(super) problems: &'a Problems,
+}
+
+impl Parsed<'_> {
+    /// The registry, reached as it and all registries say.
+    pub(super) fn by_way_of(mut self, common: &Outbound) -> Registry {
+        self.registry.egress.outbound = self.way.over(common);
+        self.registry
+    }
 }
 
 /// Reads one `[[registry]]`; `None` when too little of it is right. `names`
@@ -148,13 +159,7 @@ pub(super) fn read<'a>(
     let url_place = section.place_of("url");
     let endpoint_place = section.place_of("sign_in_endpoint");
     let quota = section.read("quota", units::size);
-    if let Some(found) = section.value("proxy") {
-        problems.add(
-            &found.place,
-            format!("{owner}: outbound proxies are not supported by this version"),
-            "remove `proxy`".to_owned(),
-        );
-    }
+    let way = outbound::own(&section, sources, &owner);
     section.also_knows(COMMON.iter().copied());
     section.finish(|key| explain_field(kind, key));
 
@@ -199,6 +204,7 @@ pub(super) fn read<'a>(
             redirect_origins: values(redirect_origins),
             ca_pem: ca_pem.map(Arc::from),
             max_connections,
+            outbound: Outbound::default(),
         },
         tag_ttl,
         immutable_tags,
@@ -207,7 +213,7 @@ pub(super) fn read<'a>(
         links,
         quota,
     };
-    Some(Parsed { registry, name_place, default_place: default.map(|flag| flag.place), access_place, problems })
+    Some(Parsed { way, registry, name_place, default_place: default.map(|flag| flag.place), access_place, problems })
 }
 
 fn required<T>(section: &Section<'_>, key: &'static str, parse: impl Fn(&str) -> Result<T, String>) -> Option<T> {

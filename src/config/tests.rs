@@ -2,6 +2,7 @@
 
 mod defaults;
 mod mistakes;
+mod outbound;
 mod secrets;
 mod whole;
 
@@ -33,4 +34,10 @@ fn everything_said(errors: &ConfigErrors) -> String {
         said.push_str(&format!("{problem}\n{problem:?}\n{:?}\n", problem.fix()));
     }
     said
+}
+
+/// Lets nobody but its owner read `file`.
+fn private(file: &std::path::Path) {
+    use std::os::unix::fs::PermissionsExt as _;
+    std::fs::set_permissions(file, std::fs::Permissions::from_mode(0o600)).unwrap();
 }

@@ -65,6 +65,17 @@ pub(super) fn network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>().or_else(|_| single()).map_err(|_| format!("`{text}` is no network; write it as `10.0.0.0/8`"))
 }
 
+/// `10%`, in thousandths.
+pub(super) fn share(text: &str) -> Result<u16, String> {
+    let wrong = || format!("`{text}` is no share; write it as `10%`");
+    let percent: f64 = text.trim().strip_suffix('%').and_then(|text| text.trim().parse().ok()).ok_or_else(wrong)?;
+    if !(0.0..=100.0).contains(&percent) {
+        return Err(wrong());
+    }
+    #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss)]
+    Ok((percent * 10.0).round() as u16)
+}
+
 /// `5%`, or a size.
 pub(super) fn min_free(text: &str) -> Result<MinFree, String> {
     match text.trim().strip_suffix('%') {
@@ -98,6 +109,7 @@ mod tests {
         assert_eq!(duration("7d"), Ok(Duration::from_secs(7 * 86_400)));
         assert_eq!(duration("0"), Ok(Duration::ZERO));
         assert_eq!(min_free("5%"), Ok(MinFree::Percent(5.0)));
+        assert_eq!((share("10%"), share("0%"), share("0.5 %"), share("100%")), (Ok(100), Ok(0), Ok(5), Ok(1000)));
         assert_eq!(min_free("10GiB"), Ok(MinFree::Bytes(10 << 30)));
     }
 
@@ -109,6 +121,9 @@ mod tests {
         for text in ["", "10", "s", "-1s", "1w", "99999999999999999d"] {
             assert!(duration(text).is_err(), "{text}");
         }
+        for text in ["101%", "-1%", "%", "NaN%", "10"] {
+            assert!(share(text).is_err(), "{text}");
+        }
         for text in ["101%", "-1%", "%", "NaN%"] {
             assert!(min_free(text).is_err(), "{text}");
         }
@@ -117,7 +132,7 @@ mod tests {
     proptest! {
         #[test]
         fn parsing_never_panics(text in "\\PC{0,20}") {
-            let _ = (size(&text), duration(&text), min_free(&text));
+            let _ = (size(&text), duration(&text), min_free(&text), share(&text));
         }
     }
 }

@@ -13,6 +13,7 @@ use super::counts::From;
 use super::error::{Error, Result};
 use super::freshness::{Asked, Failed, lost};
 use super::passthrough::Passthrough;
+use super::shares::Share;
 use crate::access::Links;
 use crate::cache::{
     Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Reader, Retry, Source, SourceError, Verdict,
@@ -52,7 +53,7 @@ pub struct BlobHead {
 
 impl Puller {
     /// The blob `digest` of `repository` (its full upstream name), or `range`
-    /// of it.
+    /// of it. A fill that this begins counts as one of `client`'s.
     ///
     /// # Errors
     /// As [`Error`] says.
@@ -63,6 +64,7 @@ impl Puller {
         digest: &Digest,
         range: Option<RangeSpec>,
         method: Method,
+        client: &str,
     ) -> Result<BlobReply> {
         let upstream = self.upstream(registry)?;
         let link = self.links.get(registry, repository, digest);
@@ -76,9 +78,10 @@ impl Puller {
         // Another registry's fill may fail for a reason that is not ours, and a
         // stored blob may turn out to be damaged.
         for _ in 0..3 {
-            let entry = match self.find(upstream, repository, digest).await {
+            let entry = match self.find(upstream, repository, digest, client).await {
                 Ok(entry) => entry,
-                Err(error) => {
+                Err(FindError::Busy) => return Err(Error::TooManyFills),
+                Err(FindError::Disk(error)) => {
                     warn!(%digest, %error, "the cache cannot be used, passing through");
                     return self.pass_through(upstream, repository, digest).await;
                 }
@@ -189,22 +192,34 @@ impl Puller {
         }
     }
 
-    async fn find(&self, upstream: &Arc<Upstream>, repository: &Repository, digest: &Digest) -> std::io::Result<Entry> {
+    async fn find(
+        &self,
+        upstream: &Arc<Upstream>,
+        repository: &Repository,
+        digest: &Digest,
+        client: &str,
+    ) -> std::result::Result<Entry, FindError> {
         if !self.cache.is_writer() {
             return match self.cache.get(digest).await? {
                 Some(blob) => Ok(Entry::Blob(blob)),
-                None => Err(std::io::Error::other("another process owns the cache directory")),
+                None => Err(std::io::Error::other("another process owns the cache directory").into()),
             };
         }
-        let source = || -> Arc<dyn Source> {
+        let registry = upstream.registry();
+        let share = self.shares.take(client, registry.name.slug(), registry.egress.max_connections);
+        if share.is_none() && self.cache.running(digest).is_none() && self.cache.get(digest).await?.is_none() {
+            return Err(FindError::Busy);
+        }
+        let source = move || -> Arc<dyn Source> {
             Arc::new(UpstreamBlob {
                 upstream: Arc::clone(upstream),
                 repository: repository.clone(),
                 digest: *digest,
                 links: Arc::clone(&self.links),
+                share,
             })
         };
-        self.cache.join(digest, source).await
+        Ok(self.cache.join(digest, source).await?)
     }
 
     /// Whether this registry's credential reads the digest in this repository,
@@ -345,6 +360,19 @@ async fn verdict_on_small(follower: &mut Follower, total: Option<u64>) -> std::r
     }
 }
 
+enum FindError {
+    /// The cache cannot be used.
+    Disk(std::io::Error),
+    /// The client has begun as many fills as it may.
+    Busy,
+}
+
+impl std::convert::From<std::io::Error> for FindError {
+    fn from(error: std::io::Error) -> Self {
+        FindError::Disk(error)
+    }
+}
+
 enum FollowError {
     Fill(FillError),
     Range { total: u64 },
@@ -357,6 +385,8 @@ struct UpstreamBlob {
     upstream: Arc<Upstream>,
     repository: Repository,
     digest: Digest,
+    /// Of the client that began it, until the fill ends.
+    share: Option<Share>,
 }
 
 impl Source for UpstreamBlob {
@@ -366,10 +396,22 @@ impl Source for UpstreamBlob {
         until: Option<u64>,
     ) -> Pin<Box<dyn Future<Output = std::result::Result<Opened, SourceError>> + Send + '_>> {
         Box::pin(async move {
-            let answer =
-                self.upstream.blob(&self.repository, &self.digest, offset, until).await.map_err(source_error)?;
+            let turn = match &self.share {
+                Some(share) => share.connection().await,
+                None => None,
+            };
+            let answer = match self.upstream.blob(&self.repository, &self.digest, offset, until).await {
+                // There is nothing yet that would be worth waiting for.
+                Err(error @ upstream::Error::CircuitOpen { .. }) if offset == 0 => {
+                    return Err(SourceError::new(error, Retry::Never));
+                }
+                answer => answer.map_err(source_error)?,
+            };
             self.links.put(self.upstream.registry(), &self.repository, &self.digest, None, answer.total);
-            let body = answer.body.map(|frame| frame.map_err(source_error));
+            let body = answer.body.map(move |frame| {
+                let _held_while_it_is_read = &turn;
+                frame.map_err(source_error)
+            });
             Ok(Opened { total: answer.total, start: answer.start, body: Box::pin(body) })
         })
     }

@@ -29,6 +29,17 @@ pub enum Error {
         /// When to ask again.
         retry_after: Option<Duration>,
     },
+    /// This client has begun as many transfers as it may.
+    #[error("this client has begun as many transfers as it may")]
+    TooManyFills,
+    /// Upstream is in trouble and is to be asked later.
+    #[error("upstream is to be asked later: {cause}")]
+    Later {
+        /// What the trouble is.
+        cause: String,
+        /// When to ask again.
+        retry_after: Duration,
+    },
     /// Upstream answered, but not with what was asked for.
     #[error("upstream gave no usable answer: {0}")]
     BadUpstream(String),
@@ -57,6 +68,9 @@ impl From<upstream::Error> for Error {
             upstream::Error::NotFound => Error::NotFound,
             upstream::Error::Denied { .. } => Error::Denied,
             upstream::Error::TooManyRequests { retry_after } => Error::TooManyRequests { retry_after },
+            upstream::Error::CircuitOpen { retry_after, .. } | upstream::Error::Busy { retry_after, .. } => {
+                Error::Later { cause: error.to_string(), retry_after }
+            }
             timeout @ upstream::Error::Timeout { .. } => Error::Timeout(timeout.to_string()),
             upstream::Error::CredentialRejected { ref registry, .. }
             | upstream::Error::NoLogin { ref registry, .. } => {

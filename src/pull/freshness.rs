@@ -62,6 +62,7 @@ impl Stale {
         match error {
             upstream::Error::TooManyRequests { .. } => Some(Stale::RateLimited),
             upstream::Error::Timeout { .. } | upstream::Error::Status { status: 408, .. } => Some(Stale::Timeout),
+            upstream::Error::Busy { .. } => Some(Stale::ServerError),
             upstream::Error::Status { status, .. } if *status >= 500 => Some(Stale::ServerError),
             other => other.is_transient().then_some(Stale::Unreachable),
         }

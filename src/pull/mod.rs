@@ -17,6 +17,7 @@ mod manifest;
 mod passthrough;
 mod pin;
 mod quota;
+mod shares;
 mod tag;
 
 pub use blob::{BlobBody, BlobHead, BlobReply};
@@ -58,6 +59,7 @@ pub struct Puller {
     pins: pin::Pins,
     counts: BlobCounts,
     tag_counts: TagCounts,
+    shares: Arc<shares::Shares>,
     permissions: flight::Flights<std::result::Result<Option<u64>, Failed>>,
     revalidate_timeout: Duration,
     offline: AtomicBool,
@@ -91,6 +93,7 @@ impl Puller {
         Ok(Puller {
             counts: BlobCounts::default(),
             tag_counts: TagCounts::default(),
+            shares: shares::Shares::new(cache.max_fills_per_client()),
             pins: pin::Pins::open(&cache, pinned.collect()),
             asker: ask::Asker::new(cache.clone(), Arc::clone(&links), tags, setbacks),
             lookups: flight::Flights::default(),

@@ -13,6 +13,7 @@ mod form;
 mod kind;
 mod name;
 mod origin;
+mod outbound;
 mod pattern;
 
 pub use credential::{AwsKey, Credential, EntraApp, GoogleKey, HelperName, Secret, Source};
@@ -22,6 +23,7 @@ pub use form::{Connection, Form, FormError, Value};
 pub use kind::{Field, FieldKind, Kind};
 pub use name::{InvalidName, RegistryName};
 pub use origin::{HostPort, InvalidOrigin, Origin, Scheme};
+pub use outbound::{Exception, Identity, Outbound, OutboundProxy, Reserve, Timeouts};
 pub use pattern::{InvalidPattern, TagPattern};
 
 use std::sync::Arc;
@@ -55,6 +57,8 @@ pub struct EgressSettings {
     pub ca_pem: Option<Arc<[u8]>>,
     /// Upper bound of connections at a time.
     pub max_connections: usize,
+    /// How its connections are made.
+    pub outbound: Outbound,
 }
 
 /// How long it counts that upstream let a registry's credential read something.

@@ -1,12 +1,10 @@
-//! Dialling: resolve, check each address against the egress rule, connect to
-//! exactly that address, and speak TLS to the host that was asked for.
+//! Connections: to an address that the egress rule permits, or through an
+//! outbound proxy, and with TLS to the host that was asked for.
 
 use std::io;
-use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::Duration;
 
 use http::Uri;
 use hyper_util::client::legacy::connect::{Connected, Connection};
@@ -14,27 +12,33 @@ use hyper_util::rt::TokioIo;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
+use super::dial::{DialError, dial};
 use super::egress::Egress;
 use super::error::{Error, Result};
-use crate::registry::{Origin, Scheme};
-
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-const TLS_TIMEOUT: Duration = Duration::from_secs(5);
+use super::tunnel;
+use crate::registry::{Origin, Outbound, OutboundProxy, Scheme, Timeouts};
 
 /// Makes connections for one registry.
 #[derive(Clone)]
 pub(super) struct Connector {
     egress: Egress,
     tls: TlsConnector,
+    timeouts: Timeouts,
+    proxy: Option<Arc<OutboundProxy>>,
 }
 
+/// When a connection was made; asked of it when it has answered.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Born(pub(super) Instant);
+
 impl Connector {
-    pub(super) fn new(egress: Egress, tls: Arc<rustls::ClientConfig>) -> Connector {
-        Connector { egress, tls: TlsConnector::from(tls) }
+    pub(super) fn new(egress: Egress, tls: Arc<rustls::ClientConfig>, outbound: &Outbound) -> Connector {
+        let (timeouts, proxy) = (outbound.timeouts.clone(), outbound.proxy.clone());
+        Connector { egress, tls: TlsConnector::from(tls), timeouts, proxy }
     }
 
     async fn connect(self, uri: Uri) -> Result<Stream> {
@@ -44,51 +48,66 @@ impl Connector {
             .ok()
             .and_then(|url| Origin::of(&url).ok())
             .ok_or_else(|| Error::Egress { target: "the given URL".into(), reason: "it has no origin".into() })?;
-        let tcp = self.dial(&origin).await?;
+        let proxy = self.proxy.as_ref().filter(|proxy| proxy.serves(&origin));
+        let mut tcp = match proxy {
+            None => self.dial(&origin).await?,
+            Some(proxy) => self.dial_proxy(proxy, &origin).await?,
+        };
+        let limit = self.timeouts.tls;
         match origin.scheme() {
-            Scheme::Http => Ok(Stream::Plain(tcp)),
+            Scheme::Http => Ok(Stream::Plain { tcp, to_proxy: proxy.is_some() }),
             Scheme::Https => {
+                if let Some(proxy) = proxy {
+                    let opened = tunnel::open(&mut tcp, proxy, &origin, limit).await;
+                    opened.map_err(|cause| through(proxy, &origin, &cause))?;
+                }
                 let host = origin.host().trim_start_matches('[').trim_end_matches(']').to_owned();
                 let name = ServerName::try_from(host).map_err(|error| unreachable(&origin, &error))?;
-                let handshake = timeout(TLS_TIMEOUT, self.tls.connect(name, tcp)).await;
+                let handshake = timeout(limit, self.tls.connect(name, tcp)).await;
                 let stream = handshake
-                    .map_err(|_| Error::Timeout { origin: origin.clone(), limit: TLS_TIMEOUT })?
+                    .map_err(|_| Error::Timeout { origin: origin.clone(), limit })?
                     .map_err(|error| unreachable(&origin, &error))?;
                 Ok(Stream::Tls(Box::new(stream)))
             }
         }
     }
 
-    /// Tries the origin's permitted addresses in the resolver's order.
     async fn dial(&self, origin: &Origin) -> Result<TcpStream> {
-        let host = origin.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-        let lookup = timeout(CONNECT_TIMEOUT, tokio::net::lookup_host((host, origin.port()))).await;
-        let addresses: Vec<SocketAddr> = lookup
-            .map_err(|_| Error::Timeout { origin: origin.clone(), limit: CONNECT_TIMEOUT })?
-            .map_err(|error| unreachable(origin, &error))?
-            .collect();
-        let mut failure = unreachable(origin, &io::Error::other("its name has no address"));
-        for address in addresses {
-            if !self.egress.permits(origin, address) {
-                failure = self.egress.not_permitted(origin, address);
-                continue;
+        let permit = |address| {
+            if self.egress.permits(origin, address) { Ok(()) } else { Err(self.egress.not_permitted(origin, address)) }
+        };
+        dial(origin.host(), origin.port(), self.timeouts.connect, permit).await.map_err(|error| match error {
+            DialError::Forbidden(error) => error,
+            DialError::Failed(cause) => Error::Unreachable { origin: origin.clone(), cause },
+            DialError::Timeout("it") => Error::Timeout { origin: origin.clone(), limit: self.timeouts.connect },
+            DialError::Timeout(who) => {
+                let cause = format!("{who} did not answer within {} s", self.timeouts.connect.as_secs());
+                Error::Unreachable { origin: origin.clone(), cause }
             }
-            match timeout(CONNECT_TIMEOUT, TcpStream::connect(address)).await {
-                Ok(Ok(stream)) => {
-                    // Requests are small and answers are what counts.
-                    let _ = stream.set_nodelay(true);
-                    return Ok(stream);
-                }
-                Ok(Err(error)) => failure = unreachable(origin, &error),
-                Err(_) => failure = Error::Timeout { origin: origin.clone(), limit: CONNECT_TIMEOUT },
+        })
+    }
+
+    /// The proxy is where the operator says, so any address of it will do;
+    /// what it resolves the origin to is out of sight.
+    async fn dial_proxy(&self, proxy: &OutboundProxy, origin: &Origin) -> Result<TcpStream> {
+        self.egress.check_unresolved(origin)?;
+        let dialled = dial(&proxy.host, proxy.port, self.timeouts.connect, |_| Ok::<_, Error>(())).await;
+        dialled.map_err(|error| match error {
+            DialError::Forbidden(error) => error,
+            DialError::Failed(cause) => through(proxy, origin, &cause),
+            DialError::Timeout(_) => {
+                through(proxy, origin, &format!("no answer within {} s", self.timeouts.connect.as_secs()))
             }
-        }
-        Err(failure)
+        })
     }
 }
 
 fn unreachable(origin: &Origin, cause: &dyn std::error::Error) -> Error {
     Error::Unreachable { origin: origin.clone(), cause: cause.to_string() }
+}
+
+fn through(proxy: &OutboundProxy, origin: &Origin, cause: &str) -> Error {
+    Error::Unreachable { origin: origin.clone(), cause: format!("the outbound proxy {proxy}: {cause}") }
 }
 
 impl tower_service::Service<Uri> for Connector {
@@ -109,21 +128,27 @@ impl tower_service::Service<Uri> for Connector {
 /// A connection to an upstream.
 pub(super) enum Stream {
     /// Plain TCP.
-    Plain(TcpStream),
+    Plain {
+        /// The connection.
+        tcp: TcpStream,
+        /// It leads to a proxy, which is asked in absolute form.
+        to_proxy: bool,
+    },
     /// TLS.
     Tls(Box<TlsStream<TcpStream>>),
 }
 
 impl Connection for Stream {
     fn connected(&self) -> Connected {
-        Connected::new()
+        let to_proxy = matches!(self, Stream::Plain { to_proxy: true, .. });
+        Connected::new().proxy(to_proxy).extra(Born(Instant::now()))
     }
 }
 
 impl AsyncRead for Stream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_read(cx, buf),
+            Stream::Plain { tcp, .. } => Pin::new(tcp).poll_read(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_read(cx, buf),
         }
     }
@@ -132,21 +157,21 @@ impl AsyncRead for Stream {
 impl AsyncWrite for Stream {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_write(cx, buf),
+            Stream::Plain { tcp, .. } => Pin::new(tcp).poll_write(cx, buf),
             Stream::Tls(stream) => Pin::new(stream).poll_write(cx, buf),
         }
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_flush(cx),
+            Stream::Plain { tcp, .. } => Pin::new(tcp).poll_flush(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_flush(cx),
         }
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         match self.get_mut() {
-            Stream::Plain(stream) => Pin::new(stream).poll_shutdown(cx),
+            Stream::Plain { tcp, .. } => Pin::new(tcp).poll_shutdown(cx),
             Stream::Tls(stream) => Pin::new(stream).poll_shutdown(cx),
         }
     }

@@ -108,6 +108,19 @@ impl Egress {
         own && registry.egress.allow_private.iter().any(|network| network.contains(&canonical(address.ip())))
     }
 
+    /// Whether `origin` may be asked for without looking its name up, because a
+    /// proxy does that. Its address stays unknown; what its name says already
+    /// has to pass.
+    pub(super) fn check_unresolved(&self, origin: &Origin) -> Result<()> {
+        let host = origin.host().trim_matches(['[', ']']);
+        let is_here = host == "localhost" || host.ends_with(".localhost");
+        let known = if is_here { Some(IpAddr::V4(Ipv4Addr::LOCALHOST)) } else { host.parse().ok() };
+        match known.map(|address| SocketAddr::new(address, origin.port())) {
+            Some(address) if !self.permits(origin, address) => Err(self.not_permitted(origin, address)),
+            _ => Ok(()),
+        }
+    }
+
     /// What to tell the operator when [`permits`](Self::permits) said no.
     pub(super) fn not_permitted(&self, origin: &Origin, address: SocketAddr) -> Error {
         let network = match canonical(address.ip()) {

@@ -35,6 +35,24 @@ pub enum Error {
         /// The time it had.
         limit: Duration,
     },
+    /// It failed so often that it is left alone for a while; nothing was sent.
+    #[error("{origin} failed again and again and is left alone for {} s more", retry_after.as_secs().max(1))]
+    CircuitOpen {
+        /// Where to.
+        origin: Origin,
+        /// When it is asked again.
+        retry_after: Duration,
+    },
+    /// Upstream cannot answer now and says when it can.
+    #[error("{origin} answered with status {status} and asks to wait {} s", retry_after.as_secs())]
+    Busy {
+        /// Who answered.
+        origin: Origin,
+        /// The status.
+        status: u16,
+        /// How long it asks to wait.
+        retry_after: Duration,
+    },
     /// Upstream does not have it.
     #[error("upstream does not have it")]
     NotFound,
@@ -92,16 +110,27 @@ impl Error {
     /// Whether the same request may succeed a little later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Error::Unreachable { .. } | Error::Timeout { .. } | Error::TooManyRequests { .. } => true,
+            Error::Unreachable { .. }
+            | Error::Timeout { .. }
+            | Error::TooManyRequests { .. }
+            | Error::CircuitOpen { .. }
+            | Error::Busy { .. } => true,
             Error::Status { status, .. } => *status >= 500 || *status == 408,
             _ => false,
         }
+    }
+
+    /// Whether it is upstream that is in trouble, and not what was asked for:
+    /// another endpoint with the same content may answer.
+    pub fn is_outage(&self) -> bool {
+        self.is_transient() && !matches!(self, Error::TooManyRequests { .. })
     }
 
     /// How long upstream asked to wait.
     pub fn retry_after(&self) -> Option<Duration> {
         match self {
             Error::TooManyRequests { retry_after } => *retry_after,
+            Error::CircuitOpen { retry_after, .. } | Error::Busy { retry_after, .. } => Some(*retry_after),
             _ => None,
         }
     }

@@ -6,21 +6,28 @@
 //! touch another's credential. Upstream knows no cache and no clients; the only
 //! files it reads are those that secrets stand in (`sign_in`).
 
+mod breaker;
 mod challenge;
 mod connect;
+mod dial;
 mod egress;
 mod error;
+mod limits;
+mod question;
 mod registry;
 mod send;
 mod sign_in;
+mod speed;
 mod tls;
 mod token;
 mod traffic;
 mod transfer;
+mod tunnel;
 
 pub use egress::is_public;
 pub use error::{Error, Result};
+pub use limits::PullLimit;
 pub use registry::{ManifestAnswer, Page, Upstream};
-pub use tls::TlsError;
+pub use tls::{TlsError, check_identity};
 pub use traffic::Traffic;
 pub use transfer::{BlobAnswer, BlobBody};

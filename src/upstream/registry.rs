@@ -18,7 +18,9 @@ use super::challenge::Challenge;
 use super::connect::Connector;
 use super::egress::{Egress, Purpose};
 use super::error::{Error, Result};
+use super::limits::Sort;
 use super::send::{Answer, Ask, Sender, collect};
+use super::speed::Bandwidth;
 use super::tls::{TlsError, client_config};
 use super::token::{Scheme, Tokens};
 use super::traffic::Traffic;
@@ -42,6 +44,8 @@ pub struct Upstream {
     heads_are_refused: AtomicBool,
     /// Transfers at a time.
     pub(super) permits: Arc<Semaphore>,
+    /// How fast they may be together.
+    pub(super) bandwidth: Option<Arc<Bandwidth>>,
 }
 
 /// A manifest as upstream gave it.
@@ -78,9 +82,10 @@ impl Upstream {
     /// # Errors
     /// When its own certificate authorities cannot be used.
     pub fn new(registry: Arc<Registry>) -> std::result::Result<Upstream, TlsError> {
-        let tls = Arc::new(client_config(registry.egress.ca_pem.as_deref())?);
+        let outbound = &registry.egress.outbound;
+        let tls = Arc::new(client_config(registry.egress.ca_pem.as_deref(), outbound.identity.as_ref())?);
         let egress = Egress::new(Arc::clone(&registry));
-        let connector = Connector::new(egress.clone(), tls);
+        let connector = Connector::new(egress.clone(), tls, outbound);
         Ok(Upstream {
             sender: Sender::new(&registry, egress.clone(), connector),
             egress,
@@ -88,6 +93,7 @@ impl Upstream {
             tokens: Tokens::new(registry.name.clone(), registry.credential.clone()),
             scheme: RwLock::new(None),
             permits: Arc::new(Semaphore::new(registry.egress.max_connections.max(1))),
+            bandwidth: outbound.max_bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
             registry,
         })
     }
@@ -102,6 +108,7 @@ impl Upstream {
     pub fn replace_credential(&self, credential: Credential) {
         self.egress.follow_credential(&credential);
         self.tokens.replace_credential(credential);
+        self.traffic().limits.forget();
         // What a registry challenges with may depend on who asks.
         *self.scheme.write().unwrap_or_else(PoisonError::into_inner) = None;
     }
@@ -109,6 +116,15 @@ impl Upstream {
     /// What was asked of it and what came back.
     pub fn traffic(&self) -> &Arc<Traffic> {
         &self.sender.traffic
+    }
+
+    /// Whether a tag that can be answered from cache should be, even if it is a
+    /// little old: of the pulls that this credential has, only the reserve
+    /// (`rate_limit_reserve`) is left, or none. To be asked before GET of a
+    /// manifest by tag whose digest is cached within `stale_if_error`; what is
+    /// not cached is asked for all the same, and HEAD is not counted.
+    pub fn should_spare(&self) -> bool {
+        self.traffic().should_spare(self.registry.egress.outbound.rate_limit_reserve)
     }
 
     /// Asks for a manifest. `accept` is the client's own where it wants what
@@ -125,7 +141,8 @@ impl Upstream {
     ) -> Result<ManifestAnswer> {
         let is_head = method == Method::HEAD;
         let accept = accept.unwrap_or(HeaderValue::from_static(MediaType::ACCEPT));
-        let ask = Ask { method, accept: Some(accept), ..Ask::default() };
+        let sort = if is_head { Sort::Question } else { Sort::Pull };
+        let ask = Ask { method, accept: Some(accept), sort, ..Ask::default() };
         let path = format!("/v2/{repository}/manifests/{reference}");
         let answer = self.ask(&path, repository, "pull", ask).await?;
         expect(&answer, StatusCode::OK)?;
@@ -149,14 +166,14 @@ impl Upstream {
     pub async fn may_read_blob(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>> {
         let path = format!("/v2/{repository}/blobs/{digest}");
         let one_byte = || Ask { range: Some(HeaderValue::from_static("bytes=0-0")), ..Ask::default() };
-        let (response, origin) = if self.heads_are_refused.load(Ordering::Relaxed) {
-            self.ask_once(&path, repository, one_byte()).await?
+        let Answer { response, origin, .. } = if self.heads_are_refused.load(Ordering::Relaxed) {
+            self.ask_unfollowed(&path, repository, one_byte()).await?
         } else {
-            match self.ask_once(&path, repository, Ask { method: Method::HEAD, ..Ask::default() }).await {
+            match self.ask_unfollowed(&path, repository, Ask { method: Method::HEAD, ..Ask::default() }).await {
                 // Registries without HEAD on blobs, or where it is refused to
                 // everybody: one byte tells as much.
                 Err(Error::Status { status: 405, .. } | Error::Denied { status: 401 }) => {
-                    let answer = self.ask_once(&path, repository, one_byte()).await?;
+                    let answer = self.ask_unfollowed(&path, repository, one_byte()).await?;
                     self.heads_are_refused.store(true, Ordering::Relaxed);
                     answer
                 }
@@ -206,40 +223,8 @@ impl Upstream {
         Ok(Page { bytes, next, filtered, origin })
     }
 
-    /// Asks for `target` (path and query), authorised for `repository`, and
-    /// follows redirects. Statuses that mean an error are one.
-    pub(super) async fn ask(&self, target: &str, repository: &Repository, action: &str, ask: Ask) -> Result<Answer> {
-        let mut failure = None;
-        for origin in self.registry.origins() {
-            let url = self.url(origin, target)?;
-            match self.ask_authorised(&url, repository, action, ask.clone(), true).await {
-                // Only a registry that cannot be reached is replaced by another.
-                Err(error @ (Error::Unreachable { .. } | Error::Timeout { .. })) => failure = Some(error),
-                answered => return answered,
-            }
-        }
-        Err(failure.unwrap_or(Error::NotFound))
-    }
-
-    /// As [`ask`](Self::ask), at the first origin, but redirects are answers.
-    async fn ask_once(
-        &self,
-        target: &str,
-        repository: &Repository,
-        ask: Ask,
-    ) -> Result<(http::Response<hyper::body::Incoming>, Origin)> {
-        let url = self.url(&self.registry.origin, target)?;
-        let answer = self.ask_authorised(&url, repository, "pull", ask, false).await?;
-        Ok((answer.response, answer.origin))
-    }
-
-    fn url(&self, origin: &Origin, target: &str) -> Result<Url> {
-        format!("{origin}{target}")
-            .parse()
-            .map_err(|_| Error::Protocol { origin: origin.clone(), what: "a path that makes no URL".to_owned() })
-    }
-
-    async fn ask_authorised(
+    /// Asks at `url`, once, with what authorises it.
+    pub(super) async fn ask_authorised(
         &self,
         url: &Url,
         repository: &Repository,
@@ -365,7 +350,10 @@ fn outcome(answer: Answer) -> Result<Answer> {
         // registry has to be asked again.
         status @ (400 | 401 | 403 | 410) if answer.redirected => Err(Error::Status { origin: answer.origin, status }),
         status @ (401 | 403) => Err(Error::Denied { status }),
-        429 => Err(Error::TooManyRequests { retry_after: retry_after(headers) }),
+        status @ 503 => Err(match retry_after(headers) {
+            Some(retry_after) => Error::Busy { origin: answer.origin, status, retry_after },
+            None => Error::Status { origin: answer.origin, status },
+        }),
         status => Err(Error::Status { origin: answer.origin, status }),
     }
 }

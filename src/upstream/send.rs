@@ -2,38 +2,49 @@
 //!
 //! Every outbound request of the program is made by [`Sender::send`], behind
 //! [`Egress::check`]. Only what is named here leaves: no client header does.
+//! Nothing is sent to an origin that is left alone, nor what upstream's rate
+//! limit would only refuse.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, RANGE, USER_AGENT};
+use http::header::{
+    ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, PROXY_AUTHORIZATION, RANGE, USER_AGENT,
+};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::{CaptureConnection, capture_connection};
 use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 use url::Url;
 
-use super::connect::Connector;
+use super::breaker::{Breaker, PATIENT, Pass, QUICK};
+use super::connect::{Born, Connector};
 use super::egress::{Egress, Purpose};
 use super::error::{Error, Result};
+use super::limits::Sort;
 use super::traffic::Traffic;
-use crate::registry::{Origin, Registry};
+use super::tunnel;
+use crate::registry::{Origin, OutboundProxy, Registry, Scheme, Timeouts};
 
-const FIRST_BYTE_TIMEOUT: Duration = Duration::from_secs(30);
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
 const MAX_REDIRECTS: usize = 5;
 const AGENT: &str = concat!("transship/", env!("CARGO_PKG_VERSION"));
 
 /// A transfer's read buffer: fewer, larger reads are what makes a fill fast.
 const TRANSFER_BUFFER: usize = 1 << 20;
+/// What is read of the words that come with a 429, and how long is waited for them.
+const MAX_WORDS: (usize, Duration) = (8 * 1024, Duration::from_secs(1));
 
 /// Sends the requests of one registry.
 pub(super) struct Sender {
     pub(super) traffic: Arc<Traffic>,
     egress: Egress,
+    timeouts: Timeouts,
+    proxy: Option<Arc<OutboundProxy>>,
     /// Tokens, manifests, lists: small answers.
     control: Client<Connector, Full<Bytes>>,
     /// Blobs.
@@ -51,8 +62,9 @@ pub(super) struct Ask {
     pub(super) form: Option<Bytes>,
     /// What a provider's sign-in wants to see besides.
     pub(super) headers: Vec<(HeaderName, HeaderValue)>,
-    /// The answer is a blob: use the connections with large buffers.
-    pub(super) is_transfer: bool,
+    /// What it is to a rate limit; a transfer uses the connections with large
+    /// buffers.
+    pub(super) sort: Sort,
 }
 
 impl Ask {
@@ -74,6 +86,7 @@ pub(super) struct Answer {
 
 impl Sender {
     pub(super) fn new(registry: &Registry, egress: Egress, connector: Connector) -> Sender {
+        let outbound = &registry.egress.outbound;
         let mut builder = Client::builder(TokioExecutor::new());
         builder
             .pool_timer(TokioTimer::new())
@@ -81,13 +94,38 @@ impl Sender {
             .pool_max_idle_per_host(registry.egress.max_connections)
             .http1_max_headers(100);
         let control = builder.clone().http1_max_buf_size(256 * 1024).build(connector.clone());
-        let transfer = builder.http1_read_buf_exact_size(TRANSFER_BUFFER).build(connector);
-        Sender { traffic: Arc::default(), egress, control, transfer }
+        // Little at a time where little is wanted, so that all transfers go on.
+        let share =
+            outbound.max_bandwidth.map_or(TRANSFER_BUFFER, |rate| usize::try_from(rate / 16).unwrap_or(usize::MAX));
+        let transfer = builder.http1_read_buf_exact_size(share.clamp(16 * 1024, TRANSFER_BUFFER)).build(connector);
+        let is_only = registry.endpoints.is_empty();
+        let own = registry.origins().map(|origin| (origin, if is_only { PATIENT } else { QUICK }));
+        let realms = registry.known_realms.iter().chain(&registry.egress.token_realms);
+        let mut breakers: Vec<Arc<Breaker>> = Vec::new();
+        for (origin, threshold) in own.chain(realms.map(|realm| (realm, PATIENT))) {
+            if !breakers.iter().any(|breaker| breaker.origin() == origin) {
+                breakers.push(Breaker::new(origin.clone(), threshold));
+            }
+        }
+        Sender {
+            traffic: Arc::new(Traffic::watching(breakers)),
+            egress,
+            timeouts: outbound.timeouts.clone(),
+            proxy: outbound.proxy.clone(),
+            control,
+            transfer,
+        }
     }
 
     /// Sends one request; redirects are given back as they are.
     pub(super) async fn send(&self, purpose: Purpose, url: &Url, ask: &Ask) -> Result<(Response<Incoming>, Origin)> {
         let origin = self.egress.check(purpose, url)?;
+        let is_login = matches!(purpose, Purpose::Token | Purpose::SignIn);
+        let sort = if is_login { Sort::Token } else { ask.sort };
+        if let Some(left) = self.traffic.limits.cooling(sort) {
+            return Err(Error::TooManyRequests { retry_after: Some(left) });
+        }
+        let pass = self.pass(purpose, &origin)?;
         let protocol = |what: &str| Error::Protocol { origin: origin.clone(), what: what.to_owned() };
         let uri: Uri = url.as_str().parse().map_err(|_| protocol("a URL that cannot be requested"))?;
         let mut request = Request::new(Full::new(ask.form.clone().unwrap_or_default()));
@@ -113,17 +151,65 @@ impl Sender {
         for (name, value) in &ask.headers {
             headers.insert(name, value.clone());
         }
-        let client = if ask.is_transfer { &self.transfer } else { &self.control };
-        let answer = timeout(FIRST_BYTE_TIMEOUT, client.request(request)).await;
+        if origin.scheme() == Scheme::Http
+            && let Some(proxy) = self.proxy.as_ref().filter(|proxy| proxy.serves(&origin))
+        {
+            headers.extend(tunnel::authorization(proxy).map(|value| (PROXY_AUTHORIZATION, value)));
+        }
+        let client = if ask.sort == Sort::Transfer { &self.transfer } else { &self.control };
+        let connection = capture_connection(&mut request);
+        let limit = self.timeouts.first_byte;
+        let answer = timeout(limit, client.request(request)).await;
         let status =
             answer.as_ref().ok().and_then(|answer| answer.as_ref().ok()).map(|answer| answer.status().as_u16());
         self.traffic.answered(purpose, status);
-        match answer {
-            Err(_) => Err(Error::Timeout { origin, limit: FIRST_BYTE_TIMEOUT }),
+        match (pass, status) {
+            (Some(pass), Some(..=499)) => pass.succeeded(),
+            (Some(pass), _) => pass.failed(),
+            (None, _) => {}
+        }
+        let response = match answer {
+            Err(_) => return Err(Error::Timeout { origin, limit }),
             Ok(Err(error)) => {
-                Err(own_error(&error).unwrap_or_else(|| Error::Unreachable { cause: root_cause(&error), origin }))
+                return Err(
+                    own_error(&error).unwrap_or_else(|| Error::Unreachable { cause: root_cause(&error), origin })
+                );
             }
-            Ok(Ok(response)) => Ok((response, origin)),
+            Ok(Ok(response)) => response,
+        };
+        self.retire(&connection);
+        if purpose == Purpose::Registry {
+            self.traffic.limits.read(response.headers());
+        }
+        if response.status() == StatusCode::TOO_MANY_REQUESTS {
+            let headers = response.headers().clone();
+            let words = Limited::new(response.into_body(), MAX_WORDS.0).collect();
+            let words = timeout(MAX_WORDS.1, words).await.ok().and_then(|body| Some(body.ok()?.to_bytes()));
+            let wait = super::registry::retry_after(&headers);
+            let pause = self.traffic.limits.reached(sort, &headers, &words.unwrap_or_default(), wait);
+            return Err(Error::TooManyRequests { retry_after: Some(wait.unwrap_or(pause)) });
+        }
+        Ok((response, origin))
+    }
+
+    /// Leave to ask `origin`, where it is one that is watched.
+    fn pass(&self, purpose: Purpose, origin: &Origin) -> Result<Option<Pass>> {
+        if purpose == Purpose::Redirect {
+            return Ok(None);
+        }
+        let pass = self.traffic.breaker(origin).map(Breaker::pass).transpose();
+        pass.map_err(|retry_after| Error::CircuitOpen { origin: origin.clone(), retry_after })
+    }
+
+    /// A connection of a certain age answers what it was asked and no more: the
+    /// next one goes where the name then leads.
+    fn retire(&self, connection: &CaptureConnection) {
+        let metadata = connection.connection_metadata();
+        let Some(connected) = metadata.as_ref() else { return };
+        let mut extras = http::Extensions::new();
+        connected.get_extras(&mut extras);
+        if extras.get::<Born>().is_some_and(|born| born.0.elapsed() > self.timeouts.connection_age) {
+            connected.poison();
         }
     }
 

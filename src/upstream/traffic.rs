@@ -1,8 +1,13 @@
-//! What was asked of one upstream and what came back, counted.
+//! What was asked of one upstream and what came back, counted; what it says of
+//! its limits, and which of its origins are in trouble.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::breaker::Breaker;
 use super::egress::Purpose;
+use super::limits::{PullLimit, RateLimits};
+use crate::registry::{Origin, Reserve};
 
 /// The counts of one upstream.
 #[derive(Debug, Default)]
@@ -11,12 +16,24 @@ pub struct Traffic {
     answers: [AtomicU64; 6],
     tokens: AtomicU64,
     bytes: AtomicU64,
+    pub(super) limits: RateLimits,
+    pub(super) breakers: Vec<Arc<Breaker>>,
 }
 
 /// How the classes are called, in the order of [`Traffic::answers`].
 const CLASSES: [&str; 6] = ["1xx", "2xx", "3xx", "4xx", "5xx", "none"];
 
 impl Traffic {
+    /// Of an upstream whose origins are watched by `breakers`.
+    pub(super) fn watching(breakers: Vec<Arc<Breaker>>) -> Traffic {
+        Traffic { breakers, ..Traffic::default() }
+    }
+
+    /// What watches `origin`, if it is one that is watched.
+    pub(super) fn breaker(&self, origin: &Origin) -> Option<&Arc<Breaker>> {
+        self.breakers.iter().find(|breaker| breaker.origin() == origin)
+    }
+
     /// A request has been answered with `status`, or with nothing.
     pub(super) fn answered(&self, purpose: Purpose, status: Option<u16>) {
         if matches!(purpose, Purpose::Token | Purpose::SignIn) {
@@ -43,6 +60,29 @@ impl Traffic {
     /// Requests to token services.
     pub fn tokens(&self) -> u64 {
         self.tokens.load(Ordering::Relaxed)
+    }
+
+    /// The registry's own origins and token services, and whether each is left
+    /// alone because it failed again and again.
+    pub fn endpoints(&self) -> impl Iterator<Item = (&Origin, bool)> {
+        self.breakers.iter().map(|breaker| (breaker.origin(), breaker.is_open()))
+    }
+
+    /// What upstream last said of its pull limit, if it has one.
+    pub fn pull_limit(&self) -> Option<PullLimit> {
+        self.limits.pulls()
+    }
+
+    /// Whether the pulls that are left should be kept for what cannot be had
+    /// otherwise: no more than `reserve` of them are left.
+    pub fn should_spare(&self, reserve: Reserve) -> bool {
+        self.limits.should_spare(reserve)
+    }
+
+    /// How often upstream answered that the pull limit is reached, and that any
+    /// other limit is.
+    pub fn limited(&self) -> (u64, u64) {
+        self.limits.counts()
     }
 
     /// Bytes of manifests, lists and blobs.

@@ -2,7 +2,8 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
@@ -11,13 +12,19 @@ use http::{HeaderValue, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::error::{Error, Result};
+use super::limits::Sort;
 use super::registry::Upstream;
 use super::send::{Ask, root_cause};
+use super::speed::{Bandwidth, LowSpeed};
 use super::traffic::Traffic;
 use crate::oci::{Digest, Repository};
 use crate::registry::Origin;
+
+/// A transfer that is given up after so long without a byte was a stalled one.
+const STALL: Duration = Duration::from_secs(1);
 
 /// A blob's bytes from some offset to its end.
 pub struct BlobAnswer {
@@ -51,7 +58,7 @@ impl Upstream {
             None => None,
         };
         let is_part = range.is_some();
-        let ask = Ask { range, is_transfer: true, ..Ask::default() };
+        let ask = Ask { range, sort: Sort::Transfer, ..Ask::default() };
         let answer = self.ask(&format!("/v2/{repository}/blobs/{digest}"), repository, "pull", ask).await?;
         let protocol = |what: &str| Error::Protocol { origin: answer.origin.clone(), what: what.to_owned() };
         let headers = answer.response.headers();
@@ -76,7 +83,17 @@ impl Upstream {
             other => return Err(Error::Status { origin: answer.origin.clone(), status: other.as_u16() }),
         };
         let traffic = Arc::clone(self.traffic());
-        let body = BlobBody { body: answer.response.into_body(), origin: answer.origin, traffic, _permit: permit };
+        let timeouts = &self.registry().egress.outbound.timeouts;
+        let body = BlobBody {
+            body: answer.response.into_body(),
+            origin: answer.origin,
+            traffic,
+            bandwidth: self.bandwidth.clone(),
+            held: None,
+            speed: LowSpeed::new(timeouts.low_speed, timeouts.low_speed_time),
+            patience: timeouts.low_speed_time,
+            _permit: permit,
+        };
         Ok(BlobAnswer { total, start, body })
     }
 
@@ -117,26 +134,62 @@ pub struct BlobBody {
     body: Incoming,
     origin: Origin,
     traffic: Arc<Traffic>,
+    bandwidth: Option<Arc<Bandwidth>>,
+    /// Nothing is read before this: enough has come for now.
+    held: Option<Pin<Box<Sleep>>>,
+    speed: LowSpeed,
+    patience: Duration,
     _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl BlobBody {
+    fn broken(&self, cause: String) -> Error {
+        if let Some(endpoint) = self.traffic.breaker(&self.origin) {
+            endpoint.stumble();
+        }
+        Error::Unreachable { origin: self.origin.clone(), cause }
+    }
+}
+
+impl Drop for BlobBody {
+    /// Whoever gives up a stalled transfer does so by dropping it.
+    fn drop(&mut self) {
+        if self.speed.waiting_for(Instant::now()) >= STALL
+            && let Some(endpoint) = self.traffic.breaker(&self.origin)
+        {
+            endpoint.stumble();
+        }
+    }
 }
 
 impl Stream for BlobBody {
     type Item = Result<Bytes>;
 
     fn poll_next(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        if let Some(held) = &mut self.held {
+            ready!(held.as_mut().poll(cx));
+            self.held = None;
+        }
         loop {
-            match std::task::ready!(Pin::new(&mut self.body).poll_frame(cx)) {
+            let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(cx) else {
+                self.speed.waits(Instant::now());
+                return Poll::Pending;
+            };
+            match frame {
                 None => return Poll::Ready(None),
-                Some(Err(error)) => {
-                    let error = Error::Unreachable { origin: self.origin.clone(), cause: root_cause(&error) };
-                    return Poll::Ready(Some(Err(error)));
-                }
+                Some(Err(error)) => return Poll::Ready(Some(Err(self.broken(root_cause(&error))))),
                 Some(Ok(frame)) => {
                     // Trailers are nothing to us.
-                    if let Ok(bytes) = frame.into_data() {
-                        self.traffic.received(bytes.len());
-                        return Poll::Ready(Some(Ok(bytes)));
+                    let Ok(bytes) = frame.into_data() else { continue };
+                    let now = Instant::now();
+                    self.traffic.received(bytes.len());
+                    if self.speed.received(bytes.len(), now) {
+                        let cause = format!("the transfer hardly went on for {} s", self.patience.as_secs());
+                        return Poll::Ready(Some(Err(self.broken(cause))));
                     }
+                    let until = self.bandwidth.as_ref().and_then(|bandwidth| bandwidth.take(bytes.len(), now));
+                    self.held = until.map(|until| Box::pin(sleep_until(until)));
+                    return Poll::Ready(Some(Ok(bytes)));
                 }
             }
         }

@@ -4,8 +4,10 @@
 //! they can pull because the proxy has it. On a machine without root or apt
 //! every test here says that it was skipped, and passes.
 
+mod answers;
 mod containerd;
 mod docker;
+mod outage;
 mod podman;
 mod skopeo;
 mod stage;

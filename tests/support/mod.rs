@@ -1,6 +1,8 @@
 //! The parts that tests are built from.
 
+pub(crate) mod black_hole;
 pub(crate) mod digest;
+pub(crate) mod forward_proxy;
 pub(crate) mod http;
 pub(crate) mod process;
 pub(crate) mod provider;

@@ -119,7 +119,7 @@ impl Fill {
     async fn begin(&self) -> Result<(Partial, Opened), FillError> {
         let (digest, layout) = (self.digest, Arc::clone(&self.keeper.layout));
         let partial = blocking(move || Partial::open(&layout, &digest)).await?;
-        let opened = self.open(partial.hashed, None, &mut Tries::default()).await;
+        let opened = self.open(partial.hashed, None, &mut Tries::to_begin()).await;
         let useless = match &opened {
             Ok(opened) => opened.total.is_some_and(|total| total < partial.hashed),
             Err(FillError::Source(error)) => error.retry() == Retry::FromStart,
@@ -128,7 +128,7 @@ impl Fill {
         if useless && partial.hashed > 0 {
             warn!(%digest, "what an earlier transfer left is not part of the content");
             let partial = blocking(move || partial.restart(&digest)).await?;
-            return Ok((partial, self.open(0, None, &mut Tries::default()).await?));
+            return Ok((partial, self.open(0, None, &mut Tries::to_begin()).await?));
         }
         Ok((partial, opened?))
     }

@@ -155,6 +155,16 @@ async fn look_up(asker: &Asker, subject: &Subject, tag: &Tag) -> std::result::Re
         {
             return Ok((manifest, TagFrom::Head));
         }
+        // The last pulls of a limit are kept for what is not cached at all.
+        if subject.upstream.should_spare()
+            && record.may_stand_in(registry, tag)
+            && let link = asker.links.last(registry, repository, &record.digest)
+            && let link = link.filter(|link| link.may_stand_in_for(registry))
+            && asker.stored(&record.digest, link).await.is_some()
+        {
+            let error = Error::TooManyRequests { retry_after: None };
+            return Err(Failed { error, trouble: Some(Stale::RateLimited), retry_after: None });
+        }
     }
     Ok((asker.get(subject, None).await?, TagFrom::Get))
 }

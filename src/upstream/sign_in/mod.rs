@@ -411,7 +411,8 @@ mod tests {
     fn sign_in() -> (SignIn, Sender) {
         let registry = registry();
         let egress = Egress::new(Arc::clone(&registry));
-        let connector = Connector::new(egress.clone(), Arc::new(client_config(None).unwrap()));
+        let tls = Arc::new(client_config(None, None).unwrap());
+        let connector = Connector::new(egress.clone(), tls, &registry.egress.outbound);
         let sign_in = SignIn::new(registry.name.clone(), registry.credential.clone());
         (sign_in, Sender::new(&registry, egress, connector))
     }

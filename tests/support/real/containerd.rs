@@ -49,12 +49,17 @@ impl Containerd {
     /// Writes the `hosts.toml` of `host`: its images are asked of `mirror`
     /// only, with `?ns=HOST`.
     pub(crate) fn mirror(&self, host: &str, mirror: &str) {
+        // Without a server of our own it would ask the registry itself after a
+        // failure and hide it.
+        self.mirror_before(host, mirror, mirror);
+    }
+
+    /// As [`mirror`](Self::mirror), but after a failure it turns to `server`.
+    pub(crate) fn mirror_before(&self, host: &str, mirror: &str, server: &str) {
         let dir = self.hosts_dir().join(host);
         fs::create_dir_all(&dir).unwrap();
-        // `server` is where containerd turns last; without it, it would ask
-        // the registry itself after a failure and hide it.
         let hosts = format!(
-            "server = '{mirror}'\n\
+            "server = '{server}'\n\
              [host.'{mirror}']\n\
              capabilities = ['pull', 'resolve']\n"
         );

@@ -100,6 +100,11 @@ pub(crate) fn app(flavour: Flavour) -> Image {
     image(flavour, this_architecture(), &layers)
 }
 
+/// A small image like no other: its one layer holds `text`.
+pub(crate) fn unique(flavour: Flavour, text: &str) -> Image {
+    image(flavour, this_architecture(), &[file_layer("etc/greeting", text)])
+}
+
 /// [`app`] for this machine, and an image for another that nothing here runs.
 pub(crate) fn multi_architecture(flavour: Flavour) -> Index {
     let here = this_architecture();

@@ -54,16 +54,21 @@ struct Shared {
 impl Upstream {
     /// A registry without content, on loopback, over plain HTTP.
     pub(crate) fn start() -> Self {
-        Self::listen(None)
+        Self::listen("127.0.0.1:0", None)
+    }
+
+    /// The same at an address of the test's choice.
+    pub(crate) fn start_at(address: &str) -> Self {
+        Self::listen(address, None)
     }
 
     /// The same over TLS.
     pub(crate) fn start_tls(config: rustls::ServerConfig) -> Self {
-        Self::listen(Some(Arc::new(config)))
+        Self::listen("127.0.0.1:0", Some(Arc::new(config)))
     }
 
-    fn listen(tls: Option<Arc<rustls::ServerConfig>>) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    fn listen(address: &str, tls: Option<Arc<rustls::ServerConfig>>) -> Self {
+        let listener = TcpListener::bind(address).unwrap();
         let upstream = Self(Arc::new(Shared {
             address: listener.local_addr().unwrap(),
             tls,

@@ -1,0 +1,98 @@
+//! What one client may take of the way to upstream, so that one with many
+//! images leaves room for the others: how many fills it may have begun, and
+//! how many of a registry's connections they may have. To follow what others
+//! began is free.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// The fills of each client.
+#[derive(Debug)]
+pub(super) struct Shares {
+    most: usize,
+    held: Mutex<HashMap<Arc<str>, Held>>,
+}
+
+#[derive(Debug, Default)]
+struct Held {
+    fills: usize,
+    /// By registry.
+    connections: HashMap<String, Arc<Semaphore>>,
+}
+
+/// One fill of one client, for as long as it runs.
+#[derive(Debug)]
+pub(super) struct Share {
+    shares: Arc<Shares>,
+    client: Arc<str>,
+    connections: Arc<Semaphore>,
+}
+
+impl Shares {
+    pub(super) fn new(most: usize) -> Arc<Shares> {
+        Arc::new(Shares { most, held: Mutex::default() })
+    }
+
+    /// One more for `client`, unless it has all it may have. It goes to
+    /// `registry`, which has so many connections.
+    pub(super) fn take(self: &Arc<Self>, client: &str, registry: &str, connections: usize) -> Option<Share> {
+        let mut all = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let client: Arc<str> = match all.get_key_value(client) {
+            Some((_, held)) if held.fills >= self.most => return None,
+            Some((client, _)) => Arc::clone(client),
+            None => Arc::from(client),
+        };
+        let held = all.entry(Arc::clone(&client)).or_default();
+        held.fills += 1;
+        let own = held.connections.entry(registry.to_owned());
+        // A quarter is always left to others.
+        let own = own.or_insert_with(|| Arc::new(Semaphore::new((connections - connections / 4).max(1))));
+        Some(Share { shares: Arc::clone(self), client, connections: Arc::clone(own) })
+    }
+}
+
+impl Share {
+    /// Waits until one of the client's connections is free.
+    pub(super) async fn connection(&self) -> Option<OwnedSemaphorePermit> {
+        Arc::clone(&self.connections).acquire_owned().await.ok()
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut all = self.shares.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(held) = all.get_mut(&self.client) {
+            held.fills -= 1;
+            if held.fills == 0 {
+                all.remove(&self.client);
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_client_has_its_share_and_what_ends_is_given_back() {
+        let shares = Shares::new(2);
+        let mine: Vec<_> = (0..3).map(|_| shares.take("a", "r", 16)).collect();
+        assert_eq!(mine.iter().flatten().count(), 2);
+        assert!(shares.take("b", "r", 16).is_some(), "another has its own");
+        drop(mine);
+        assert!(shares.take("a", "r", 16).is_some());
+        assert!(shares.held.lock().unwrap().is_empty(), "nobody is remembered for nothing");
+    }
+
+    #[test]
+    fn one_client_never_has_all_connections_where_there_are_some() {
+        let shares = Shares::new(10);
+        for (connections, own) in [(16, 12), (4, 3), (3, 3), (1, 1), (0, 1)] {
+            let share = shares.take("a", "r", connections).unwrap();
+            assert_eq!(share.connections.available_permits(), own, "{connections}");
+        }
+    }
+}
