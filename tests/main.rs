@@ -15,6 +15,7 @@ mod content;
 mod delivery;
 mod demo;
 mod disk;
+mod failing_reads;
 mod fills;
 mod framing;
 mod leaks;

@@ -121,7 +121,7 @@ async fn pull(cache: &Cache, digest: &Digest, source: &Arc<Script>) -> Result<Ve
     match cache.join(digest, || source).await.unwrap() {
         Entry::Blob(blob) => {
             let range = ByteRange { start: 0, end: blob.len() };
-            read_all(cache.read(digest, &blob, range, Method::Mapped)).await
+            read_all(cache.read(&blob, range, Method::Mapped)).await
         }
         Entry::Fill { mut follower, .. } => {
             follower.started().await.map_err(ReadError::Fill)?;
@@ -260,7 +260,7 @@ async fn ranges_of_blobs_and_fills_are_their_bytes() {
     cache.wait_idle().await;
     let blob = cache.get(&digest).await.unwrap().unwrap();
     for method in [Method::Mapped, Method::Read] {
-        assert_eq!(read_all(cache.read(&digest, &blob, range, method)).await.unwrap(), part);
+        assert_eq!(read_all(cache.read(&blob, range, method)).await.unwrap(), part);
     }
 }
 

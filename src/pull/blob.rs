@@ -10,12 +10,11 @@ use tracing::{debug, warn};
 
 use super::Puller;
 use super::counts::From;
+use super::delivery::{Delivery, Spare};
 use super::error::{Error, Result};
 use super::passthrough::Passthrough;
 use crate::access::Links;
-use crate::cache::{
-    Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Reader, Retry, Source, SourceError, Verdict,
-};
+use crate::cache::{Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Retry, Source, SourceError, Verdict};
 use crate::oci::{ByteRange, Digest, RangeSpec, Repository};
 use crate::registry::Registry;
 use crate::upstream::{self, Upstream};
@@ -37,7 +36,7 @@ pub struct BlobReply {
 /// Where a reply's bytes come from.
 pub enum BlobBody {
     /// The cache, or a fill into it.
-    Cached(Reader),
+    Cached(Delivery),
     /// Upstream, past the cache.
     Direct(Box<Passthrough>),
 }
@@ -66,14 +65,21 @@ impl Puller {
         let upstream = self.upstream(registry)?;
         let link = self.links.get(registry, repository, digest);
         let mut linked = link.is_some();
+        let source = Arc::new(UpstreamBlob {
+            upstream: Arc::clone(upstream),
+            repository: repository.clone(),
+            digest: *digest,
+            links: Arc::clone(&self.links),
+        });
+        let spare = || Spare::new(&self.cache, &source);
         // Another registry's fill may fail for a reason that is not ours, and a
         // stored blob may turn out to be damaged.
         for _ in 0..3 {
-            let entry = match self.find(upstream, repository, digest).await {
+            let entry = match self.find(digest, &source).await {
                 Ok(entry) => entry,
                 Err(error) => {
                     warn!(%digest, %error, "the cache cannot be used, passing through");
-                    return self.pass_through(upstream, repository, digest).await;
+                    return self.pass_through(&source).await;
                 }
             };
             match entry {
@@ -86,7 +92,7 @@ impl Puller {
                     if has_other_size && !matches!(self.cache.verify(digest).await, Ok(Verdict::Sound)) {
                         continue;
                     }
-                    let reply = self.of_blob(digest, &blob, range, method)?;
+                    let reply = self.of_blob(&blob, range, method, spare())?;
                     self.counts.count(From::Hit);
                     return Ok(reply);
                 }
@@ -97,14 +103,14 @@ impl Puller {
                         self.may_follow(upstream, repository, digest, &mut follower).await?;
                         linked = true;
                     }
-                    match self.follow(follower, range, method).await {
+                    match self.follow(follower, range, method, spare()).await {
                         Ok(reply) => {
                             self.counts.count(if own { From::Fill } else { From::Join });
                             return Ok(reply);
                         }
                         Err(FollowError::Fill(FillError::Disk(error))) => {
                             warn!(%digest, %error, "the cache cannot be written, passing through");
-                            return self.pass_through(upstream, repository, digest).await;
+                            return self.pass_through(&source).await;
                         }
                         Err(FollowError::Fill(error)) if own => return Err(error.into()),
                         Err(FollowError::Fill(error)) => {
@@ -146,22 +152,14 @@ impl Puller {
         Ok(BlobHead { total })
     }
 
-    async fn find(&self, upstream: &Arc<Upstream>, repository: &Repository, digest: &Digest) -> std::io::Result<Entry> {
+    async fn find(&self, digest: &Digest, source: &Arc<UpstreamBlob>) -> std::io::Result<Entry> {
         if !self.cache.is_writer() {
             return match self.cache.get(digest).await? {
                 Some(blob) => Ok(Entry::Blob(blob)),
                 None => Err(std::io::Error::other("another process owns the cache directory")),
             };
         }
-        let source = || -> Arc<dyn Source> {
-            Arc::new(UpstreamBlob {
-                upstream: Arc::clone(upstream),
-                repository: repository.clone(),
-                digest: *digest,
-                links: Arc::clone(&self.links),
-            })
-        };
-        self.cache.join(digest, source).await
+        self.cache.join(digest, || Arc::clone(source) as Arc<dyn Source>).await
     }
 
     /// Asks upstream whether this registry's credential reads the digest in
@@ -206,6 +204,7 @@ impl Puller {
         mut follower: Follower,
         range: Option<RangeSpec>,
         method: Method,
+        spare: Spare,
     ) -> std::result::Result<BlobReply, FollowError> {
         let total = follower.started().await.map_err(FollowError::Fill)?;
         verdict_on_small(&mut follower, total).await.map_err(FollowError::Fill)?;
@@ -215,32 +214,25 @@ impl Puller {
             _ => None,
         };
         let reader = follower.reader(range, method).ok_or(FollowError::Fill(FillError::Stopped))?;
-        Ok(BlobReply { total, range, body: BlobBody::Cached(reader) })
+        Ok(BlobReply { total, range, body: BlobBody::Cached(Delivery::new(reader, spare)) })
     }
 
-    fn of_blob(&self, digest: &Digest, blob: &Blob, range: Option<RangeSpec>, method: Method) -> Result<BlobReply> {
+    fn of_blob(&self, blob: &Blob, range: Option<RangeSpec>, method: Method, spare: Spare) -> Result<BlobReply> {
         let total = blob.len();
         let range = match range.filter(|_| total > 0) {
             Some(range) => Some(range.resolve(total).ok_or(Error::RangeNotSatisfiable { total })?),
             None => None,
         };
         let part = range.unwrap_or(ByteRange { start: 0, end: total });
-        let reader = self.cache.read(digest, blob, part, method);
-        Ok(BlobReply { total: Some(total), range, body: BlobBody::Cached(reader) })
+        let delivery = Delivery::new(self.cache.read(blob, part, method), spare);
+        Ok(BlobReply { total: Some(total), range, body: BlobBody::Cached(delivery) })
     }
 
     /// The whole blob, past the cache. A range is ignored, as it may be.
-    async fn pass_through(
-        &self,
-        upstream: &Arc<Upstream>,
-        repository: &Repository,
-        digest: &Digest,
-    ) -> Result<BlobReply> {
-        let answer = upstream.blob(repository, digest, 0, None).await?;
-        let total = answer.total;
-        self.links.put(upstream.registry(), repository, digest, None, total);
+    async fn pass_through(&self, source: &UpstreamBlob) -> Result<BlobReply> {
+        let passthrough = source.pass_through().await?;
         self.counts.count(From::PassThrough);
-        Ok(BlobReply { total, range: None, body: BlobBody::Direct(Box::new(Passthrough::new(answer, *digest))) })
+        Ok(BlobReply { total: passthrough.total(), range: None, body: BlobBody::Direct(Box::new(passthrough)) })
     }
 }
 
@@ -265,11 +257,20 @@ enum FollowError {
 
 /// A blob of an upstream, as a source of a fill. That upstream begins to send
 /// it is the proof that the registry's credential may read it.
-struct UpstreamBlob {
+pub(super) struct UpstreamBlob {
     links: Arc<Links>,
     upstream: Arc<Upstream>,
     repository: Repository,
-    digest: Digest,
+    pub(super) digest: Digest,
+}
+
+impl UpstreamBlob {
+    /// All of it, past the cache.
+    pub(super) async fn pass_through(&self) -> Result<Passthrough> {
+        let answer = self.upstream.blob(&self.repository, &self.digest, 0, None).await?;
+        self.links.put(self.upstream.registry(), &self.repository, &self.digest, None, answer.total);
+        Ok(Passthrough::new(answer, self.digest))
+    }
 }
 
 impl Source for UpstreamBlob {

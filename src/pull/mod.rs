@@ -7,6 +7,7 @@
 
 mod blob;
 mod counts;
+mod delivery;
 mod error;
 mod holdings;
 mod list;
@@ -17,6 +18,7 @@ mod quota;
 
 pub use blob::{BlobBody, BlobHead, BlobReply};
 pub use counts::BlobCounts;
+pub use delivery::Delivery;
 pub use error::{Error, Result};
 pub use holdings::Holding;
 pub use list::{ListQuery, ListReply};

@@ -48,14 +48,14 @@ impl Shared {
         };
         let Some(acceptor) = &self.tls else {
             let mappings = Mappings::default();
-            peer.transport = match self.body {
-                BodyMethod::Auto | BodyMethod::Splice => {
-                    Transport { method: Method::Mapped, mappings: Some(mappings.clone()) }
-                }
-                BodyMethod::Mmap => Transport { method: Method::Mapped, mappings: None },
-                BodyMethod::Read => Transport { method: Method::Read, mappings: None },
+            let mapped = Transport { method: Method::Mapped, mappings: Some(mappings.clone()) };
+            let (transport, pipes) = match self.body {
+                BodyMethod::Auto | BodyMethod::Splice => (mapped, Some(self.pipes.clone())),
+                BodyMethod::Mmap => (mapped, None),
+                BodyMethod::Read => (Transport { method: Method::Read, mappings: None }, None),
             };
-            let stream = PlainStream::new(tcp, mappings, self.pipes.clone());
+            peer.transport = transport;
+            let stream = PlainStream::new(tcp, mappings, pipes);
             return self.http1(StallGuard::new(stream, self.limits.write_stall_timeout), peer).await;
         };
         match tokio::time::timeout(self.limits.tls_handshake_timeout, acceptor.accept(tcp)).await {
