@@ -14,8 +14,9 @@ use crate::support::upstream::Upstream;
 const MIB: usize = 1 << 20;
 /// More than the buffers of a connection hold.
 const SIZE: usize = 64 * MIB;
-/// Far enough that nothing behind it has been sent to a client that waits.
-const CUT: usize = 24 * MIB;
+/// Behind everything that can have been sent to a client that waits, and where
+/// a window of it may have been handed to the connection already.
+const CUTS: [usize; 2] = [24 * MIB, 7_640_032];
 
 fn target(digest: &str) -> String {
     format!("/v2/app/blobs/{digest}")
@@ -41,7 +42,7 @@ fn assert_mended(upstream: &Upstream, proxy: &Proxy, digest: &str, from: std::op
 
 #[test]
 fn f13_a_file_that_is_cut_short_under_its_readers_costs_them_nothing() {
-    for body in ["splice", "mmap", "read"] {
+    for (body, cut) in ["splice", "mmap", "read"].into_iter().flat_map(|body| CUTS.map(|cut| (body, cut))) {
         let upstream = Upstream::start();
         let digest = upstream.blob("app", &noise(1, SIZE));
         let proxy = Setup::open(&upstream).sections(&format!("[server]\nbody = \"{body}\"\n")).start();
@@ -56,7 +57,7 @@ fn f13_a_file_that_is_cut_short_under_its_readers_costs_them_nothing() {
             assert_eq!(reader.read(1000), expected[..1000]);
         }
         assert_eq!(part.read(1000), expected[1000..2000]);
-        cut_short(&proxy.blobs().pop().unwrap(), CUT);
+        cut_short(&proxy.blobs().pop().unwrap(), cut);
         std::thread::scope(|scope| {
             for reader in readers {
                 let expected = &expected;
@@ -69,7 +70,7 @@ fn f13_a_file_that_is_cut_short_under_its_readers_costs_them_nothing() {
             let rest = part.finish();
             assert!(rest.complete && rest.body == expected[2000..=60_000_000], "{body}");
         });
-        assert_mended(&upstream, &proxy, &digest, MIB..=CUT);
+        assert_mended(&upstream, &proxy, &digest, MIB..=cut);
     }
 }
 
@@ -84,7 +85,7 @@ fn a_file_that_is_cut_short_when_nothing_can_be_stored_is_read_to_its_end_from_u
     let second = Setup::open(&upstream).environment("TRANSSHIP_CACHE_DIR", first.cache().to_str().unwrap()).start();
     let mut reader = http::open(second.address(), "GET", &target(&digest), &[]);
     reader.read(1000);
-    cut_short(&first.blobs().pop().unwrap(), CUT);
+    cut_short(&first.blobs().pop().unwrap(), CUTS[0]);
     let rest = reader.finish();
     assert!(rest.complete && rest.body == noise(1, SIZE)[1000..]);
     assert!(!first.cache().join("quarantine").exists());
@@ -138,4 +139,42 @@ fn f11_a_disk_that_fails_in_the_middle_of_a_blob_costs_one_request_for_the_rest(
         assert!(matches!(starts[1..], [] | [None]), "{fault}: {starts:?}\n{}", proxy.log());
         assert_eq!(std::fs::read_dir(cache.join("quarantine")).unwrap().count(), 1);
     }
+}
+
+#[test]
+fn f12_a_damaged_blob_is_given_out_once_and_whoever_comes_back_makes_it_whole() {
+    let upstream = Upstream::start();
+    for size in [50_000, 3 * MIB] {
+        let digest = upstream.blob("app", &noise(7, size));
+        let proxy = Setup::open(&upstream).sections("[cache]\nscrub_rate = \"0\"\n").start();
+        proxy.get(&target(&digest)).assert_content(&digest);
+        proxy.wait_for_blobs(1);
+        let mut proxy = proxy;
+        proxy.stop();
+        let path = proxy.blobs().pop().unwrap();
+        let mut bytes = std::fs::read(&path).unwrap();
+        bytes[size / 2] ^= 1;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+        proxy.restart();
+        // Nobody knows yet.
+        let first = proxy.get(&target(&digest));
+        assert!(first.complete && sha256(&first.body) != digest);
+        let second = proxy.get(&target(&digest));
+        assert!(!second.complete || sha256(&second.body) == digest);
+        proxy.get(&target(&digest)).assert_content(&digest);
+        proxy.assert_cache_is_sound();
+    }
+}
+
+#[test]
+fn a_sound_blob_is_checked_once_however_often_it_is_asked_for() {
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(8, 3 * MIB));
+    let proxy = Setup::open(&upstream).sections("[cache]\nscrub_rate = \"0\"\n").start();
+    for _ in 0..20 {
+        proxy.get(&target(&digest)).assert_content(&digest);
+    }
+    assert_eq!(upstream.count("GET", "/blobs/"), 1);
+    assert_eq!(proxy.log().matches("a stored blob that a client asked for again is checked").count(), 1);
 }

@@ -248,7 +248,7 @@ impl Api {
                     self.puller.blob_head(registry, repository, digest).await?;
                     return Ok(response::not_modified(digest));
                 }
-                let reply = self.puller.blob(registry, repository, digest, range, method).await?;
+                let reply = self.puller.blob(registry, repository, digest, range, method, peer.address).await?;
                 Ok(response::blob(digest, reply, &peer.transport))
             }
             Endpoint::Tags { name } => {

@@ -1,6 +1,7 @@
 //! Blobs: permission first, then bytes from the cache, a fill, or straight
 //! from upstream.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,7 +51,7 @@ pub struct BlobHead {
 
 impl Puller {
     /// The blob `digest` of `repository` (its full upstream name), or `range`
-    /// of it.
+    /// of it, for the client at `peer`.
     ///
     /// # Errors
     /// As [`Error`] says.
@@ -61,6 +62,25 @@ impl Puller {
         digest: &Digest,
         range: Option<RangeSpec>,
         method: Method,
+        peer: Option<IpAddr>,
+    ) -> Result<BlobReply> {
+        // Parts are asked for again and again as a matter of course.
+        let peer = peer.filter(|_| range.is_none());
+        let mut reply = self.find_blob(registry, repository, digest, range, method, peer).await?;
+        if let (Some(peer), BlobBody::Cached(delivery)) = (peer, &mut reply.body) {
+            delivery.note_end(&self.repeats, peer);
+        }
+        Ok(reply)
+    }
+
+    async fn find_blob(
+        &self,
+        registry: &Arc<Registry>,
+        repository: &Repository,
+        digest: &Digest,
+        range: Option<RangeSpec>,
+        method: Method,
+        peer: Option<IpAddr>,
     ) -> Result<BlobReply> {
         let upstream = self.upstream(registry)?;
         let link = self.links.get(registry, repository, digest);
@@ -92,7 +112,17 @@ impl Puller {
                     if has_other_size && !matches!(self.cache.verify(digest).await, Ok(Verdict::Sound)) {
                         continue;
                     }
-                    let reply = self.of_blob(&blob, range, method, spare())?;
+                    let mut verification = peer.and_then(|peer| self.repeats.check(&self.cache, peer, digest));
+                    if blob.len() <= HELD_BACK
+                        && let Some(verification) = verification.take()
+                        && verification.await == Ok(Verdict::Damaged)
+                    {
+                        continue;
+                    }
+                    let mut reply = self.of_blob(&blob, range, method, spare())?;
+                    if let (Some(verification), BlobBody::Cached(delivery)) = (verification, &mut reply.body) {
+                        delivery.wait_for(verification);
+                    }
                     self.counts.count(From::Hit);
                     return Ok(reply);
                 }

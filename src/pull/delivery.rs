@@ -9,6 +9,7 @@
 
 use std::fs::File;
 use std::io;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::{Buf as _, Bytes};
@@ -16,9 +17,10 @@ use futures_util::{TryFutureExt as _, stream};
 use tracing::warn;
 
 use super::blob::UpstreamBlob;
-use super::error::Result;
+use super::error::{Error, Result};
 use super::passthrough::Passthrough;
-use crate::cache::{Cache, Content, Entry, FillError, Method, ReadError, Reader, Source};
+use super::repeat::{Repeats, Verification};
+use crate::cache::{Cache, Content, Entry, FillError, Method, ReadError, Reader, Source, Verdict};
 use crate::kernel::{self, Mapping};
 use crate::oci::ByteRange;
 
@@ -29,6 +31,10 @@ pub struct Delivery {
     /// Behind the last byte, where that is known.
     end: Option<u64>,
     spare: Arc<Spare>,
+    /// The last window waits for this.
+    verification: Option<Verification>,
+    /// Who is told when everything has been delivered, and to whom it was.
+    noting: Option<(Arc<Repeats>, IpAddr)>,
 }
 
 enum From {
@@ -44,7 +50,21 @@ impl Delivery {
     pub(super) fn new(reader: Reader, spare: Spare) -> Delivery {
         let (position, remaining) = (reader.position(), reader.remaining());
         let end = remaining.map(|remaining| position + remaining);
-        Delivery { from: From::Cache(reader), position, end, spare: Arc::new(spare) }
+        Delivery::at(From::Cache(reader), position, end, Arc::new(spare))
+    }
+
+    fn at(from: From, position: u64, end: Option<u64>, spare: Arc<Spare>) -> Delivery {
+        Delivery { from, position, end, spare, verification: None, noting: None }
+    }
+
+    /// The end is not given out before the blob has been found sound.
+    pub(super) fn wait_for(&mut self, verification: Verification) {
+        self.verification = Some(verification);
+    }
+
+    /// Tells `repeats` when all of it has been given out to `peer`.
+    pub(super) fn note_end(&mut self, repeats: &Arc<Repeats>, peer: IpAddr) {
+        self.noting = Some((Arc::clone(repeats), peer));
     }
 
     /// What is being read, where that is the cache's.
@@ -82,7 +102,10 @@ impl Delivery {
                     };
                 }
                 From::Cache(reader) | From::Replacement(reader) => match reader.next_window().await? {
-                    Ok(bytes) => return Some(Ok(self.passed(bytes))),
+                    Ok(bytes) => {
+                        let bytes = self.passed(bytes);
+                        return Some(self.unless_damaged(bytes).await);
+                    }
                     Err(error) => error,
                 },
             };
@@ -98,7 +121,24 @@ impl Delivery {
             bytes.truncate(usize::try_from(left).unwrap_or(usize::MAX));
         }
         self.position += bytes.len() as u64;
+        if self.remaining() == Some(0)
+            && let Some((repeats, peer)) = self.noting.take()
+        {
+            repeats.delivered(peer, &self.spare.source.digest);
+        }
         bytes
+    }
+
+    /// Gives `bytes`; the last ones not if the blob turns out to be damaged:
+    /// its client would rather be cut than given it again.
+    async fn unless_damaged(&mut self, bytes: Bytes) -> Result<Bytes> {
+        if self.remaining() == Some(0)
+            && let Some(verification) = self.verification.take()
+            && verification.await == Ok(Verdict::Damaged)
+        {
+            return Err(Error::Unavailable("the stored blob is damaged".to_owned()));
+        }
+        Ok(bytes)
     }
 
     /// Finds another way to the byte at the position.
@@ -177,7 +217,7 @@ impl kernel::Spare for Spare {
                     From::Upstream { passthrough: Box::new(passthrough), position: 0 }
                 }
             };
-            let delivery = Delivery { from, position: start, end: Some(end), spare: self };
+            let delivery = Delivery::at(from, start, Some(end), self);
             Ok(stream::unfold(delivery, |mut delivery| async move {
                 let window = delivery.next_window().await?;
                 Some((window.map_err(io::Error::other), delivery))

@@ -15,6 +15,7 @@ mod manifest;
 mod passthrough;
 mod pin;
 mod quota;
+mod repeat;
 
 pub use blob::{BlobBody, BlobHead, BlobReply};
 pub use counts::BlobCounts;
@@ -49,6 +50,7 @@ pub struct Puller {
     manifests: manifest::Flights,
     pins: pin::Pins,
     counts: BlobCounts,
+    repeats: Arc<repeat::Repeats>,
     permissions: moka::future::Cache<(String, Repository, Digest), Option<u64>>,
 }
 
@@ -84,6 +86,7 @@ impl Puller {
             pinned.iter().map(|(registry, repository, reference)| pin::Key::of(registry, repository, reference));
         Ok(Puller {
             counts: BlobCounts::default(),
+            repeats: Arc::new(repeat::Repeats::new()),
             pins: pin::Pins::open(&cache, pinned.collect()),
             cache,
             links: Arc::new(links),
