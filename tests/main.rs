@@ -18,6 +18,7 @@ mod disk;
 mod failing_reads;
 mod fills;
 mod framing;
+mod http2_abuse;
 mod leaks;
 mod names;
 mod permission;

@@ -16,6 +16,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::allowance::{Allowance, Allowed};
 use super::settings::{BodyMethod, ServerLimits};
 use super::stream::{PlainStream, StallGuard};
 use crate::api::{Api, Peer, Transport};
@@ -99,8 +100,11 @@ impl Shared {
             .max_header_list_size(u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(TLS_BUFFER)
             .keep_alive_interval(std::time::Duration::from_secs(20));
-        let api = Arc::clone(&self.api);
+        let (api, allowance) = (Arc::clone(&self.api), Allowance::new());
+        let stream = Allowed::new(stream, allowance.clone());
+        let for_request = 2 * self.limits.max_header_bytes;
         let service = service_fn(move |request: Request<Incoming>| {
+            allowance.grant(for_request);
             let (api, peer) = (Arc::clone(&api), peer.clone());
             async move { Ok::<_, Infallible>(api.handle(&request.into_parts().0, &peer).await) }
         });
