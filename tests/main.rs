@@ -8,6 +8,7 @@
 mod support;
 
 mod addresses;
+mod boundaries;
 mod cache_commands;
 mod check;
 mod closed_world;
