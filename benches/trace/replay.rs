@@ -1,6 +1,6 @@
-//! Nodes that pull: event by event, each node a thread with a connection of its
-//! own, which checks every layer and asks again for one that it did not get
-//! right, as a container runtime does.
+//! Nodes that pull: event by event, each node with a few connections of its own,
+//! which checks every layer and asks again for one that it did not get right,
+//! as a container runtime does.
 
 use std::io::{self, Read as _, Write as _};
 use std::net::TcpStream;
@@ -17,6 +17,8 @@ use super::harness::pull::{BUFFER, connect};
 use super::harness::{http::Url, process};
 use super::waves::Trace;
 
+/// Layers that a node pulls at a time: as many as docker and containerd do.
+const AT_A_TIME: usize = 3;
 /// A node asks so often for one layer.
 const TRIES: usize = 4;
 
@@ -52,18 +54,12 @@ pub(super) fn run(trace: &Trace, items: &[Option<Item>], server: &Url, width: us
         thread::scope(|scope| {
             for _ in 0..width.min(event.len()) {
                 scope.spawn(|| {
-                    let before = process::thread_cpu();
-                    let mut own = Seen::default();
                     while let Some(pull) = event.get(next.fetch_add(1, Ordering::Relaxed)) {
                         let due = Duration::from_secs_f64(pull.offset / faster);
                         thread::sleep(due.saturating_sub(began.elapsed()));
-                        let mut node = Node { server, stream: None, seen: &mut own };
-                        for layer in &pull.layers {
-                            node.layer(items[*layer as usize].as_ref().unwrap());
-                        }
+                        let seen = pull_image(server, &pull.layers, items);
+                        total.lock().unwrap().add(&seen);
                     }
-                    own.cpu = process::thread_cpu() - before;
-                    total.lock().unwrap().add(&own);
                 });
             }
         });
@@ -74,6 +70,26 @@ pub(super) fn run(trace: &Trace, items: &[Option<Item>], server: &Url, width: us
     }
     seen.waves.sort_by(f64::total_cmp);
     seen
+}
+
+/// Pulls the layers that one node needs.
+fn pull_image(server: &Url, layers: &[u32], items: &[Option<Item>]) -> Seen {
+    let (next, total) = (AtomicUsize::new(0), Mutex::new(Seen::default()));
+    thread::scope(|scope| {
+        for _ in 0..AT_A_TIME.min(layers.len()) {
+            scope.spawn(|| {
+                let before = process::thread_cpu();
+                let mut seen = Seen::default();
+                let mut client = Client { server, stream: None, seen: &mut seen };
+                while let Some(layer) = layers.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    client.layer(items[*layer as usize].as_ref().unwrap());
+                }
+                seen.cpu = process::thread_cpu() - before;
+                total.lock().unwrap().add(&seen);
+            });
+        }
+    });
+    total.into_inner().unwrap()
 }
 
 impl Seen {
@@ -93,13 +109,13 @@ impl Seen {
     }
 }
 
-struct Node<'a> {
+struct Client<'a> {
     server: &'a Url,
     stream: Option<TcpStream>,
     seen: &'a mut Seen,
 }
 
-impl Node<'_> {
+impl Client<'_> {
     fn layer(&mut self, item: &Item) {
         self.seen.requests += 1;
         self.seen.bytes += item.size;

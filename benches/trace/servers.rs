@@ -33,19 +33,19 @@ pub(super) struct Options {
     #[arg(long, default_value_t = 200)]
     images: usize,
     /// Waves and single pulls
-    #[arg(long, default_value_t = 150)]
+    #[arg(long, default_value_t = 50)]
     events: u32,
     /// Layers are smaller by this
-    #[arg(long, default_value_t = 16)]
+    #[arg(long, default_value_t = 8)]
     divisor: u64,
     /// What takes a second in the trace takes so much less here
-    #[arg(long, default_value_t = 200.0)]
+    #[arg(long, default_value_t = 1000.0)]
     faster: f64,
     /// Nodes that pull at a time
     #[arg(long, default_value_t = 32)]
     width: usize,
     /// Room in the cache, in hundredths of the distinct bytes
-    #[arg(long, value_delimiter = ',', default_values_t = [20])]
+    #[arg(long, value_delimiter = ',', default_values_t = [30])]
     percent: Vec<u64>,
     /// Milliseconds before each answer of the upstream
     #[arg(long, default_value_t = 30)]
