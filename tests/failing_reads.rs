@@ -12,6 +12,8 @@ use crate::support::proxy::{Proxy, Setup, eventually};
 use crate::support::upstream::Upstream;
 
 const MIB: usize = 1 << 20;
+/// On a busy machine the upstream is slow, and requests would be more than one.
+const ONE: &str = "[limits]\nmax_segments = 1\n";
 /// More than the buffers of a connection hold.
 const SIZE: usize = 64 * MIB;
 /// Behind everything that can have been sent to a client that waits, and where
@@ -45,7 +47,7 @@ fn f13_a_file_that_is_cut_short_under_its_readers_costs_them_nothing() {
     for (body, cut) in ["splice", "mmap", "read"].into_iter().flat_map(|body| CUTS.map(|cut| (body, cut))) {
         let upstream = Upstream::start();
         let digest = upstream.blob("app", &noise(1, SIZE));
-        let proxy = Setup::open(&upstream).sections(&format!("[server]\nbody = \"{body}\"\n")).start();
+        let proxy = Setup::open(&upstream).sections(&format!("[server]\nbody = \"{body}\"\n{ONE}")).start();
         proxy.get(&target(&digest)).assert_content(&digest);
         proxy.wait_for_blobs(1);
         upstream.forget();
@@ -123,7 +125,7 @@ fn f11_a_disk_that_fails_in_the_middle_of_a_blob_costs_one_request_for_the_rest(
         let inject = format!("inject={fault}");
         let stored = stored.to_str().unwrap();
         let trace = ["strace", "-D", "-f", "-qq", "-o", "/dev/null", "-P", stored, "-e", &inject];
-        let proxy = setup().sections(&format!("{sections}[cache]\nscrub_rate = \"0\"\n")).under(&trace).start();
+        let proxy = setup().sections(&format!("{sections}{ONE}[cache]\nscrub_rate = \"0\"\n")).under(&trace).start();
         if sections.contains("tls") {
             let (answer, _) =
                 delivery::get(proxy.address(), std::slice::from_ref(&certificate), &target(&digest)).unwrap();
