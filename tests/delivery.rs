@@ -81,7 +81,7 @@ fn several_blobs_on_one_connection_do_not_mix() {
 }
 
 /// Writes a certificate for 127.0.0.1 and its key; gives the certificate.
-fn write_certificate(dir: &Path) -> CertificateDer<'static> {
+pub(crate) fn write_certificate(dir: &Path) -> CertificateDer<'static> {
     let key = rcgen::KeyPair::generate().unwrap();
     let certificate = rcgen::CertificateParams::new(vec!["127.0.0.1".to_owned()]).unwrap().self_signed(&key).unwrap();
     fs::write(dir.join("server.key"), key.serialize_pem()).unwrap();
@@ -90,7 +90,7 @@ fn write_certificate(dir: &Path) -> CertificateDer<'static> {
 }
 
 /// GET over TLS; what was answered, and the certificate that was shown.
-fn get(
+pub(crate) fn get(
     address: SocketAddr,
     trusted: &[CertificateDer<'static>],
     target: &str,

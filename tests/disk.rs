@@ -335,3 +335,16 @@ fn a_registry_keeps_to_its_quota_and_takes_nothing_from_others() {
     assert_eq!(upstream.connections(), 0);
     proxy.assert_cache_is_sound();
 }
+
+#[test]
+fn f50_a_bound_on_the_size_of_files_makes_large_blobs_pass_through() {
+    let upstream = Upstream::start();
+    let (large, small) = (upstream.blob("app", &noise(1, 24 * MIB)), upstream.blob("app", &noise(2, MIB)));
+    let proxy = Setup::open(&upstream).under(&["prlimit", "--fsize=8388608"]).start();
+    for _ in 0..2 {
+        pull(&proxy, &large);
+        pull(&proxy, &small);
+    }
+    assert_eq!(upstream.count("GET", &small), 1);
+    proxy.assert_cache_is_sound();
+}

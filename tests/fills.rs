@@ -57,7 +57,10 @@ fn a_hundred_clients_cost_one_transfer() {
 #[test]
 fn f30_a_thousand_clients_of_one_cold_blob_cost_one_transfer_and_little_memory() {
     use sha2::Digest as _;
-    let (upstream, proxy, digest) = start();
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(1, SIZE));
+    // So many clients may take longer to come than a stall is given elsewhere.
+    let proxy = Setup::open(&upstream).start();
     let gate = Gate::new();
     let closed = gate.clone();
     upstream.on("GET", "/blobs/", move |_, answer| answer.at(SIZE / 2, Event::Wait(closed.clone())));

@@ -5,8 +5,8 @@ use std::io::{Read as _, Write as _};
 use std::time::{Duration, Instant};
 
 use crate::support::digest::noise;
-use crate::support::http::{connect, raw};
-use crate::support::proxy::{Proxy, Setup};
+use crate::support::http::{self, connect, raw};
+use crate::support::proxy::{Proxy, Setup, eventually};
 use crate::support::upstream::Upstream;
 
 fn start() -> (Upstream, Proxy, String) {
@@ -143,4 +143,33 @@ fn connections_beyond_the_bound_do_not_stop_the_others() {
         String::from_utf8_lossy(&raw(proxy.address(), b"GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
             .starts_with("HTTP/1.1 200")
     }));
+}
+
+#[test]
+fn f44_clients_that_reset_their_connections_anywhere_leave_nothing_behind() {
+    let upstream = Upstream::start();
+    let digests: Vec<_> = (0..4).map(|n| upstream.blob("app", &noise(n, 4 << 20))).collect();
+    let proxy = Setup::open(&upstream).start();
+    let target = |n: usize| format!("/v2/app/blobs/{}", digests[n % digests.len()]);
+    http::get(proxy.address(), &target(0)).assert_content(&digests[0]);
+    let files = proxy.open_files();
+    let mut random = fastrand::Rng::with_seed(44);
+    for n in 0..1000 {
+        let stream = connect(proxy.address());
+        let request = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", target(n));
+        // Anywhere in the request, or in what comes back.
+        let sent = random.usize(..=request.len());
+        (&stream).write_all(&request.as_bytes()[..sent]).unwrap();
+        if sent == request.len() {
+            let mut taken = vec![0; random.usize(1..200_000)];
+            let _ = (&stream).read(&mut taken);
+        }
+        rustix::net::sockopt::set_socket_linger(&stream, Some(Duration::ZERO)).unwrap();
+    }
+    // Each blob that is open by now is a file.
+    assert!(eventually(|| proxy.open_files() <= files + digests.len()), "{} of {files}", proxy.open_files());
+    for digest in &digests {
+        http::get(proxy.address(), &format!("/v2/app/blobs/{digest}")).assert_content(digest);
+        assert_eq!(upstream.count("GET", digest), 1);
+    }
 }

@@ -8,6 +8,7 @@
 mod support;
 
 mod addresses;
+mod boundaries;
 mod cache_commands;
 mod check;
 mod clients;
@@ -17,9 +18,11 @@ mod credentials;
 mod delivery;
 mod demo;
 mod disk;
+mod failing_reads;
 mod fills;
 mod framing;
 mod freshness;
+mod http2_abuse;
 mod leaks;
 mod names;
 mod outage;

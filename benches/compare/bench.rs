@@ -2,7 +2,6 @@
 //! few steps that every measurement is made of.
 
 use std::io;
-use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -10,11 +9,11 @@ use tempfile::TempDir;
 
 use crate::harness::data::{Data, Item};
 use crate::harness::meter::{Meter, Usage};
-use crate::harness::process::{CpuTime, Process, free_port};
+use crate::harness::process::{CpuTime, Process};
 use crate::harness::pull::{self, Load, Outcome};
-use crate::harness::servers::{Kind, Server, Setup, contained};
+use crate::harness::servers::{Kind, Server, Setup};
 use crate::harness::tls::Certificate;
-use crate::harness::upstream;
+use crate::harness::upstream::{self, Manners};
 
 /// A server that has used less than this in [`QUIET`] has nothing left to do.
 const IDLE: f64 = 0.005;
@@ -61,19 +60,20 @@ impl Bench {
         let data = Data::create(&dir.path().join("data"))?;
         let (blob, small) = (data.blob(1, options.size)?, data.blob(2, 64 << 10)?);
         let certificate = Certificate::create(dir.path())?;
-        let (process, upstream) = start_upstream("upstream", data.root(), dir.path(), None)?;
+        let (process, upstream) = upstream::start("upstream", data.root(), dir.path(), Manners::default())?;
         Ok(Bench { options, data, blob, small, upstream, certificate, _process: process, dir })
     }
 
     /// An upstream of one's own that sends each connection `limit` bytes a
     /// second.
     pub(crate) fn limited_upstream(&self, limit: u64) -> io::Result<(Process, u16)> {
-        start_upstream("limited-upstream", self.data.root(), self.dir.path(), Some(limit))
+        let manners = Manners { limit: Some(limit), ..Manners::default() };
+        upstream::start("limited-upstream", self.data.root(), self.dir.path(), manners)
     }
 
     /// How a server is started unless the question wants it otherwise.
     pub(crate) fn setup(&self) -> Setup {
-        Setup { data: self.data.root().to_owned(), upstream: self.upstream, tls: None, one_core: false }
+        Setup::new(self.data.root(), self.upstream)
     }
 
     /// A server with nothing cached but a small blob: its code is in memory
@@ -138,17 +138,4 @@ pub(crate) fn settle(server: &Server) {
             return;
         }
     }
-}
-
-fn start_upstream(name: &'static str, data: &Path, dir: &Path, limit: Option<u64>) -> io::Result<(Process, u16)> {
-    let port = free_port()?;
-    let this: PathBuf = std::env::current_exe()?;
-    let mut command = contained(&this, false);
-    command.arg("upstream").arg("--data").arg(data).arg("--port").arg(port.to_string());
-    if let Some(limit) = limit {
-        command.arg("--limit").arg(limit.to_string());
-    }
-    let mut process = Process::start(name, command, dir)?;
-    process.wait_for(port)?;
-    Ok((process, port))
 }

@@ -58,23 +58,13 @@ struct Arguments {
 #[derive(Debug, Subcommand)]
 enum Part {
     /// The sample upstream, which the comparison starts by itself
-    Upstream {
-        /// The directory to serve
-        #[arg(long)]
-        data: PathBuf,
-        /// Where to listen
-        #[arg(long)]
-        port: u16,
-        /// Bytes a second on each connection
-        #[arg(long)]
-        limit: Option<u64>,
-    },
+    Upstream(harness::upstream::Arguments),
 }
 
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = match &arguments.part {
-        Some(Part::Upstream { data, port, limit }) => harness::upstream::serve(data, *port, *limit),
+        Some(Part::Upstream(arguments)) => harness::upstream::serve(arguments),
         // `cargo test --benches` runs it too, with nothing to do.
         None if arguments.questions.is_empty() => {
             println!("compare: no question; see `cargo bench --bench compare -- --help`");

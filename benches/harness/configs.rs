@@ -12,8 +12,10 @@ pub(crate) fn transship(setup: &Setup, dir: &Path, port: u16, admin: u16) -> Str
         let (certificate, key) = (&tls.certificate, &tls.key);
         text += &format!("[server.tls]\ncertificate = {certificate:?}\nkey = {key:?}\n");
     }
+    let size = setup.max_size.map_or_else(String::new, |size| format!("max_size = \"{size}\"\n"));
+    let policy = setup.policy.map_or_else(String::new, |policy| format!("policy = \"{policy}\"\n"));
     text += &format!(
-        "[admin]\nlisten = \"127.0.0.1:{admin}\"\n[cache]\ndir = {cache:?}\n[log]\nlevel = \"warn\"\n\
+        "[admin]\nlisten = \"127.0.0.1:{admin}\"\n[cache]\ndir = {cache:?}\n{size}{policy}[log]\nlevel = \"warn\"\n\
          [[registry]]\nname = \"sample\"\nkind = \"generic\"\nurl = \"http://127.0.0.1:{upstream}\"\n\
          insecure = true\nallow_private = [\"127.0.0.0/8\"]\ndefault = true\n"
     );
@@ -23,6 +25,7 @@ pub(crate) fn transship(setup: &Setup, dir: &Path, port: u16, admin: u16) -> Str
 /// nginx, caching the upstream or serving the data itself.
 pub(crate) fn nginx(setup: &Setup, dir: &Path, port: u16, cache: bool) -> String {
     let (upstream, data, dir) = (setup.upstream, setup.data.display(), dir.display());
+    let size = setup.max_size.unwrap_or(100 << 30);
     let tls = setup.tls.as_ref().map_or_else(String::new, |tls| {
         format!(
             "ssl_certificate {}; ssl_certificate_key {}; ssl_protocols TLSv1.3; ssl_session_cache shared:tls:1m;",
@@ -55,7 +58,7 @@ http {{
     keepalive_requests 100000000; keepalive_timeout 10m; open_file_cache max=4096;
     client_body_temp_path {dir}/body; proxy_temp_path {dir}/proxy; fastcgi_temp_path {dir}/fastcgi;
     uwsgi_temp_path {dir}/uwsgi; scgi_temp_path {dir}/scgi;
-    proxy_cache_path {dir}/cache levels=1:2 keys_zone=blobs:64m max_size=100g inactive=1d use_temp_path=off;
+    proxy_cache_path {dir}/cache levels=1:2 keys_zone=blobs:64m max_size={size} inactive=1d use_temp_path=off;
     upstream upstream {{ server 127.0.0.1:{upstream}; keepalive 16; }}
     server {{
         listen 127.0.0.1:{port}{ssl} backlog=4096;

@@ -79,6 +79,17 @@ pub(crate) struct Setup {
     pub(crate) tls: Option<Certificate>,
     /// To run on the first core only.
     pub(crate) one_core: bool,
+    /// Bytes that the cache may hold, for those who can be told.
+    pub(crate) max_size: Option<u64>,
+    /// Our eviction policy, if not the default one.
+    pub(crate) policy: Option<&'static str>,
+}
+
+impl Setup {
+    /// Plain HTTP, with as much room as it takes.
+    pub(crate) fn new(data: &Path, upstream: u16) -> Setup {
+        Setup { data: data.to_owned(), upstream, tls: None, one_core: false, max_size: None, policy: None }
+    }
 }
 
 /// A running server. It ends, and its cache is deleted, when this goes.

@@ -2,13 +2,16 @@
 //! clients as fast as the kernel can, one thread per connection, with
 //! `sendfile`. It runs as a process of its own, so that its work is charged
 //! neither to the client nor to the server that is measured; it counts what it
-//! was asked for and can limit how fast each connection is.
+//! was asked for, can limit how fast each connection is, let an answer wait,
+//! and break or spoil some of them.
 
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::Path;
+use std::os::unix::fs::FileExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -17,6 +20,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::data::MANIFEST_TYPE;
 use super::http::invalid;
+use super::process::{Process, free_port};
+use super::servers::contained;
 
 /// Sent at a time where nothing is limited.
 const PIECE: usize = 4 << 20;
@@ -30,30 +35,93 @@ pub(crate) struct Count {
     pub(crate) bytes: u64,
 }
 
-type Counts = Arc<Mutex<BTreeMap<String, Count>>>;
+/// How it behaves.
+#[derive(Debug, Clone, Copy, Default, clap::Args)]
+pub(crate) struct Manners {
+    /// Bytes a second on each connection
+    #[arg(long)]
+    pub(crate) limit: Option<u64>,
+    /// Milliseconds before each answer
+    #[arg(long, default_value_t = 0)]
+    pub(crate) delay: u64,
+    /// Of so many answers with a blob, one is reset in its middle
+    #[arg(long)]
+    pub(crate) reset_every: Option<u64>,
+    /// Of so many answers with a blob, one has a wrong bit in its middle
+    #[arg(long)]
+    pub(crate) wrong_every: Option<u64>,
+}
 
-/// Serves `root` on `port` until the process is ended; each connection is sent
-/// no more than `limit` bytes a second.
-pub(crate) fn serve(root: &Path, port: u16, limit: Option<u64>) -> io::Result<()> {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, port))?;
-    let counts = Counts::default();
+/// The command line of the process.
+#[derive(Debug, Clone, clap::Args)]
+pub(crate) struct Arguments {
+    /// The directory to serve
+    #[arg(long)]
+    data: PathBuf,
+    /// Where to listen
+    #[arg(long)]
+    port: u16,
+    #[command(flatten)]
+    manners: Manners,
+}
+
+/// Starts this very program as an upstream of `data`, its log in `dir`; gives
+/// the port too. The program hands its arguments to [`serve`].
+pub(crate) fn start(name: &'static str, data: &Path, dir: &Path, manners: Manners) -> io::Result<(Process, u16)> {
+    let port = free_port()?;
+    let mut command = contained(&std::env::current_exe()?, false);
+    command.arg("upstream").arg("--data").arg(data).arg("--port").arg(port.to_string());
+    let Manners { limit, delay, reset_every, wrong_every } = manners;
+    let options =
+        [("--limit", limit), ("--delay", Some(delay)), ("--reset-every", reset_every), ("--wrong-every", wrong_every)];
+    for (name, value) in options {
+        if let Some(value) = value {
+            command.arg(name).arg(value.to_string());
+        }
+    }
+    let mut process = Process::start(name, command, dir)?;
+    process.wait_for(port)?;
+    Ok((process, port))
+}
+
+/// What all connections share.
+struct Shared {
+    root: PathBuf,
+    manners: Manners,
+    counts: Mutex<BTreeMap<String, Count>>,
+    blobs: AtomicU64,
+}
+
+/// Serves until the process is ended.
+pub(crate) fn serve(Arguments { data, port, manners }: &Arguments) -> io::Result<()> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, *port))?;
+    let shared = Shared { root: data.clone(), manners: *manners, counts: Mutex::default(), blobs: AtomicU64::new(0) };
+    let shared = Arc::new(shared);
     for stream in listener.incoming() {
-        let (root, counts, stream) = (root.to_owned(), Arc::clone(&counts), stream?);
+        let (shared, stream) = (Arc::clone(&shared), stream?);
         // A connection that ends ends its thread; there is nobody to tell.
-        thread::Builder::new().stack_size(128 << 10).spawn(move || converse(stream, &root, &counts, limit))?;
+        thread::Builder::new().stack_size(128 << 10).spawn(move || converse(stream, &shared))?;
     }
     Ok(())
 }
 
 /// What the upstream on `port` has counted for `path` so far.
 pub(crate) fn count(port: u16, path: &str) -> io::Result<Count> {
+    Ok(counts(port)?.get(path).copied().unwrap_or_default())
+}
+
+/// What it has counted for every path.
+pub(crate) fn counts(port: u16) -> io::Result<BTreeMap<String, Count>> {
     let mut stream = TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, port)))?;
     write!(stream, "GET /counts HTTP/1.1\r\nConnection: close\r\n\r\n")?;
     let mut text = String::new();
     stream.read_to_string(&mut text)?;
-    let line = text.lines().find_map(|line| line.strip_prefix(path)?.strip_prefix(' '));
-    let mut numbers = line.unwrap_or("0 0").split(' ').map(|number| number.parse().unwrap_or(0));
-    Ok(Count { gets: numbers.next().unwrap_or(0), bytes: numbers.next().unwrap_or(0) })
+    let line = |line: &str| {
+        let mut words = line.split(' ');
+        let path = words.next().filter(|path| path.starts_with('/'))?.to_owned();
+        Some((path, Count { gets: words.next()?.parse().ok()?, bytes: words.next()?.parse().ok()? }))
+    };
+    Ok(text.lines().filter_map(line).collect())
 }
 
 struct Request {
@@ -63,11 +131,11 @@ struct Request {
     close: bool,
 }
 
-fn converse(mut stream: TcpStream, root: &Path, counts: &Counts, limit: Option<u64>) -> io::Result<()> {
+fn converse(mut stream: TcpStream, shared: &Shared) -> io::Result<()> {
     stream.set_nodelay(true)?;
     let mut buffer = Vec::new();
     while let Some(request) = read_request(&mut stream, &mut buffer)? {
-        answer(&mut stream, &request, root, counts, limit)?;
+        answer(&mut stream, &request, shared)?;
         if request.close {
             break;
         }
@@ -103,13 +171,8 @@ fn read_request(stream: &mut TcpStream, buffer: &mut Vec<u8>) -> io::Result<Opti
     Ok(Some(Request { method, path, range, close }))
 }
 
-fn answer(
-    stream: &mut TcpStream,
-    request: &Request,
-    root: &Path,
-    counts: &Counts,
-    limit: Option<u64>,
-) -> io::Result<()> {
+fn answer(stream: &mut TcpStream, request: &Request, shared: &Shared) -> io::Result<()> {
+    let Shared { root, manners, counts, blobs } = shared;
     if request.path == "/counts" {
         let lines = counts
             .lock()
@@ -119,6 +182,7 @@ fn answer(
             .collect::<String>();
         return write!(stream, "HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{lines}", lines.len());
     }
+    thread::sleep(Duration::from_millis(manners.delay));
     if matches!(request.path.as_str(), "/v2" | "/v2/") {
         let head = "Docker-Distribution-Api-Version: registry/2.0\r\nContent-Type: application/json\r\n";
         return write!(stream, "HTTP/1.1 200 OK\r\n{head}Content-Length: 2\r\n\r\n{{}}");
@@ -154,13 +218,50 @@ fn answer(
     if request.method != "GET" {
         return Ok(());
     }
-    let sent = send(stream, &file, first, last, limit);
+    let (mut until, mut wrong) = (last, None);
+    if request.path.contains("/blobs/") {
+        let number = blobs.fetch_add(1, Ordering::Relaxed) + 1;
+        let is_one_of = |every: Option<u64>| every.is_some_and(|every| number.is_multiple_of(every));
+        let middle = first + (last - first) / 2;
+        if is_one_of(manners.reset_every) {
+            until = middle;
+        } else if is_one_of(manners.wrong_every) {
+            wrong = Some(middle);
+        }
+    }
+    let sent = match wrong {
+        None => send(stream, &file, first, until, manners.limit),
+        Some(wrong) => send_wrong(stream, &file, (first, last), wrong),
+    };
     let mut counts = counts.lock().unwrap();
     let count = counts.entry(request.path.clone()).or_default();
     count.gets += 1;
     // What the client did not take of it was not transferred.
     count.bytes += sent.as_ref().map_or_else(|(_, sent)| *sent, |sent| *sent);
-    sent.map(|_| ()).map_err(|(error, _)| error)
+    drop(counts);
+    sent.map_err(|(error, _)| error)?;
+    if until < last {
+        // Closing with this set sends a reset.
+        rustix::net::sockopt::set_socket_linger(&*stream, Some(Duration::ZERO))?;
+        return Err(io::ErrorKind::ConnectionReset.into());
+    }
+    Ok(())
+}
+
+/// Sends a part of the file with one wrong bit.
+fn send_wrong(
+    mut stream: &TcpStream,
+    file: &File,
+    (first, last): (u64, u64),
+    wrong: u64,
+) -> Result<u64, (io::Error, u64)> {
+    let mut bytes = vec![0; (last - first) as usize];
+    file.read_exact_at(&mut bytes, first).map_err(|error| (error, 0))?;
+    if let Some(byte) = bytes.get_mut((wrong - first) as usize) {
+        *byte ^= 1;
+    }
+    stream.write_all(&bytes).map_err(|error| (error, 0))?;
+    Ok(last - first)
 }
 
 /// Sends a part of the file; the bytes that were sent are also told on failure.

@@ -4,25 +4,35 @@
 //! `cargo bench --bench trace` (a minute or so; no network, no disk). It drives
 //! the very code that the cache runs, and prints object and byte hit ratios for
 //! caches of several sizes. `--write DIR` keeps the table and the figures.
+//!
+//! `cargo bench --bench trace -- servers` replays a smaller trace of the same
+//! kind through real servers: this build with either policy, others, and none.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing, missing_docs)]
 #![allow(clippy::cast_precision_loss, clippy::cast_possible_truncation, clippy::cast_sign_loss)]
 
+#[path = "../harness/mod.rs"]
+#[allow(dead_code)]
+mod harness;
 mod images;
+mod replay;
+mod servers;
 mod waves;
 
 use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
-use clap::Parser;
+use clap::{Parser, Subcommand};
 use transship::cache::eviction::PolicyKind;
 use transship::oci::Digest;
 
-use self::waves::Trace;
+use self::waves::{Shape, Trace};
 
 /// Hit ratios of the eviction policies on a synthetic trace.
 #[derive(Parser)]
+#[command(name = "trace", args_conflicts_with_subcommands = true)]
 struct Args {
     /// Seed of the trace
     #[arg(long, default_value_t = 1)]
@@ -37,8 +47,18 @@ struct Args {
     #[arg(long)]
     write: Option<PathBuf>,
     /// Given by `cargo bench`
-    #[arg(long, hide = true)]
+    #[arg(long, global = true, hide = true)]
     bench: bool,
+    #[command(subcommand)]
+    part: Option<Part>,
+}
+
+#[derive(Subcommand)]
+enum Part {
+    /// The same trace, smaller, through real servers
+    Servers(servers::Options),
+    /// The sample upstream, which the comparison starts by itself
+    Upstream(harness::upstream::Arguments),
 }
 
 /// One request of a node for a layer.
@@ -66,11 +86,11 @@ fn digest(layer: u32) -> Digest {
     Digest::Sha256(bytes)
 }
 
-fn run(trace: &Trace, kind: PolicyKind, capacity: u64, distinct: u64) -> [f64; 3] {
+fn run(trace: &Trace, requests: &[Request], kind: PolicyKind, capacity: u64, distinct: u64) -> [f64; 3] {
     let mut policy = kind.build(capacity);
     let mut cached: HashSet<u32> = HashSet::new();
     let (mut hits, mut hit_bytes, mut bytes) = (0_u64, 0_u64, 0_u64);
-    for request in &trace.requests {
+    for request in requests {
         let size = trace.sizes[request.layer as usize];
         bytes += size;
         if cached.contains(&request.layer) {
@@ -87,11 +107,11 @@ fn run(trace: &Trace, kind: PolicyKind, capacity: u64, distinct: u64) -> [f64; 3
         }
     }
     let again = (bytes - hit_bytes - distinct) as f64 / distinct as f64;
-    [hits as f64 / trace.requests.len() as f64, hit_bytes as f64 / bytes as f64, again]
+    [hits as f64 / requests.len() as f64, hit_bytes as f64 / bytes as f64, again]
 }
 
-fn main() {
-    let args = Args::parse();
+/// The policies alone, on the trace of a fleet.
+fn simulate(args: &Args) {
     let mut outcomes = Vec::new();
     let mut text = String::from(
         "# Eviction on a synthetic trace\n\n`cargo bench --bench trace`; generator and parameters: `benches/trace/`. \
@@ -100,15 +120,16 @@ fn main() {
          policy: what tells policies apart is what has to be fetched again.\n",
     );
     for &skew in &args.skews {
-        let trace = Trace::generate(args.seed, args.days, skew);
-        let distinct: HashSet<u32> = trace.requests.iter().map(|request| request.layer).collect();
+        let trace = Trace::generate(args.seed, Shape::fleet(args.days), skew);
+        let requests = trace.requests();
+        let distinct: HashSet<u32> = requests.iter().map(|request| request.layer).collect();
         let total: u64 = distinct.iter().map(|layer| trace.sizes[*layer as usize]).sum();
         writeln!(
             text,
             "\n## Zipf {skew}: {} requests, {} layers, {:.1} GB distinct, seed {}\n\n\
              | cache, of distinct bytes | hits: S3-FIFO | LRU | hits by bytes: S3-FIFO | LRU | \
              fetched again, of distinct bytes: S3-FIFO | LRU |\n|---|---|---|---|---|---|---|",
-            trace.requests.len(),
+            requests.len(),
             distinct.len(),
             total as f64 / 1e9,
             args.seed
@@ -117,7 +138,7 @@ fn main() {
         for percent in [2, 5, 10, 20, 50] {
             let mut row = Vec::new();
             for (name, kind) in [("s3-fifo", PolicyKind::S3Fifo), ("lru", PolicyKind::Lru)] {
-                let [objects, bytes, again] = run(&trace, kind, total / 100 * percent, total);
+                let [objects, bytes, again] = run(&trace, &requests, kind, total / 100 * percent, total);
                 row.push((objects, bytes, again));
                 outcomes.push(Outcome {
                     skew,
@@ -137,9 +158,33 @@ fn main() {
         }
     }
     println!("{text}");
-    if let Some(dir) = args.write {
-        std::fs::create_dir_all(&dir).unwrap();
+    if let Some(dir) = &args.write {
+        std::fs::create_dir_all(dir).unwrap();
         std::fs::write(dir.join("trace.md"), text).unwrap();
         std::fs::write(dir.join("trace.json"), serde_json::to_string_pretty(&outcomes).unwrap()).unwrap();
+    }
+}
+
+fn main() -> ExitCode {
+    let args = Args::parse();
+    let done = match &args.part {
+        None => {
+            simulate(&args);
+            Ok(())
+        }
+        Some(Part::Upstream(arguments)) => harness::upstream::serve(arguments),
+        Some(Part::Servers(options)) => match harness::netns::enter() {
+            Some(Ok(status)) if status.success() => Ok(()),
+            Some(Ok(_)) => return ExitCode::FAILURE,
+            Some(Err(error)) => Err(error),
+            None => servers::compare(options),
+        },
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("trace: {error}");
+            ExitCode::FAILURE
+        }
     }
 }

@@ -8,9 +8,23 @@ use fastrand::Rng;
 use super::Request;
 use super::images::{Images, Zipf, log_uniform};
 
-const NODES: usize = 1000;
-const IMAGES: usize = 4000;
-const WAVES_PER_DAY: u32 = 150;
+/// How large the world is.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Shape {
+    pub(super) nodes: usize,
+    pub(super) images: usize,
+    /// Waves and single pulls in a day.
+    pub(super) events_per_day: u32,
+    pub(super) days: u32,
+}
+
+impl Shape {
+    /// A fleet.
+    pub(super) fn fleet(days: u32) -> Shape {
+        Shape { nodes: 1000, images: 4000, events_per_day: 150, days }
+    }
+}
+
 /// Part of the pulls' events that are single pulls of a machine with nothing.
 const SINGLE: f64 = 0.3;
 /// Part of the distinct images that are pulled once.
@@ -23,58 +37,80 @@ const OFFSET: f64 = 10.0;
 const DRIFT: f64 = 0.02;
 const DAY: f64 = 86_400.0;
 
-/// Requests in time order, and the sizes of the layers they ask for.
+/// One node's pull of an image: the layers that it does not have.
+pub(super) struct Pull {
+    /// Its wave, or the single pull that it is.
+    pub(super) event: u32,
+    /// When the event began.
+    pub(super) began: f64,
+    /// Seconds after that.
+    pub(super) offset: f64,
+    pub(super) layers: Vec<u32>,
+}
+
+/// Pulls, and the sizes of the layers they ask for.
 pub(super) struct Trace {
-    pub(super) requests: Vec<Request>,
+    pub(super) pulls: Vec<Pull>,
     pub(super) sizes: Vec<u64>,
 }
 
 impl Trace {
-    pub(super) fn generate(seed: u64, days: u32, skew: f64) -> Trace {
+    pub(super) fn generate(seed: u64, shape: Shape, skew: f64) -> Trace {
+        let Shape { nodes: node_count, images: image_count, events_per_day, days } = shape;
         let mut rng = Rng::with_seed(seed);
         let mut images = Images::new(&mut rng);
-        let mut current: Vec<Vec<u32>> = (0..IMAGES).map(|_| images.image(&mut rng)).collect();
-        let mut ranks: Vec<usize> = (0..IMAGES).collect();
-        let popularity = Zipf::new(IMAGES, skew);
-        let mut nodes = Nodes::default();
-        let mut requests = Vec::new();
+        let mut current: Vec<Vec<u32>> = (0..image_count).map(|_| images.image(&mut rng)).collect();
+        let mut ranks: Vec<usize> = (0..image_count).collect();
+        let popularity = Zipf::new(image_count, skew);
+        let mut nodes = Nodes { count: node_count, has: Vec::new() };
+        let (mut pulls, mut event) = (Vec::new(), 0);
         for day in 0..days {
-            for _ in 0..(IMAGES as f64 * DRIFT) as usize {
-                ranks.swap(rng.usize(..IMAGES), rng.usize(..IMAGES));
+            for _ in 0..(image_count as f64 * DRIFT) as usize {
+                ranks.swap(rng.usize(..image_count), rng.usize(..image_count));
             }
-            for _ in 0..WAVES_PER_DAY {
-                let at = (f64::from(day) + rng.f64()) * DAY;
+            for _ in 0..events_per_day {
+                event += 1;
+                let began = (f64::from(day) + rng.f64()) * DAY;
                 let chosen = ranks[popularity.draw(&mut rng)];
                 if rng.f64() < SINGLE {
                     let single = if rng.f64() < ONCE { images.image(&mut rng) } else { current[chosen].clone() };
-                    push(&mut requests, at, &single);
+                    pulls.push(Pull { event, began, offset: 0.0, layers: single });
                     continue;
                 }
                 if rng.f64() < NEW_VERSION {
                     current[chosen] = images.next_version(&current[chosen], &mut rng);
                 }
                 // An image runs on nodes next to each other, always the same.
-                let count = log_uniform(&mut rng, 1.0, NODES as f64) as usize;
+                let count = log_uniform(&mut rng, 1.0, node_count as f64) as usize;
                 for node in 0..count {
-                    let node = (chosen * 7919 + node) % NODES;
+                    let node = (chosen * 7919 + node) % node_count;
                     let offset = -OFFSET * rng.f64().max(1e-12).ln();
-                    let missing = nodes.pull(node, &current[chosen]);
-                    push(&mut requests, at + offset, &missing);
+                    let layers = nodes.pull(node, &current[chosen]);
+                    pulls.push(Pull { event, began, offset, layers });
                 }
             }
         }
+        Trace { pulls, sizes: images.sizes }
+    }
+
+    /// Every request for a layer, in time order.
+    pub(super) fn requests(&self) -> Vec<Request> {
+        let mut requests = Vec::new();
+        for Pull { began, offset, layers, .. } in &self.pulls {
+            let at = Duration::from_secs_f64(began + offset);
+            requests.extend(layers.iter().map(|layer| Request { at, layer: *layer }));
+        }
         requests.sort_by_key(|request| request.at);
-        Trace { requests, sizes: images.sizes }
+        requests
     }
 }
 
-fn push(requests: &mut Vec<Request>, at: f64, layers: &[u32]) {
-    requests.extend(layers.iter().map(|layer| Request { at: Duration::from_secs_f64(at), layer: *layer }));
-}
-
 /// Which node has which layer already.
-#[derive(Default)]
-struct Nodes(Vec<[u64; NODES.div_ceil(64)]>);
+struct Nodes {
+    count: usize,
+    /// For each layer, a bit for each node.
+    has: Vec<Vec<u64>>,
+}
 
 impl Nodes {
     /// The layers that the node has to fetch; it has them from now on.
@@ -82,10 +118,10 @@ impl Nodes {
         let mut missing = Vec::new();
         for layer in image {
             let index = *layer as usize;
-            if self.0.len() <= index {
-                self.0.resize(index + 1, [0; NODES.div_ceil(64)]);
+            if self.has.len() <= index {
+                self.has.resize(index + 1, vec![0; self.count.div_ceil(64)]);
             }
-            let word = &mut self.0[index][node / 64];
+            let word = &mut self.has[index][node / 64];
             if *word & (1 << (node % 64)) == 0 {
                 *word |= 1 << (node % 64);
                 missing.push(*layer);

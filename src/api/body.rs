@@ -9,9 +9,9 @@ use futures_util::{Stream, stream};
 use http_body::{Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 
-use crate::cache::{Content, Method, Reader};
+use crate::cache::{Content, Method};
 use crate::kernel::Mappings;
-use crate::pull::{BlobBody, Passthrough};
+use crate::pull::{BlobBody, Delivery, Passthrough};
 
 /// How the connection that a response goes to wants its bytes.
 #[derive(Debug, Clone)]
@@ -49,12 +49,12 @@ impl Body {
     /// A blob's bytes as a body for `transport`.
     pub(super) fn blob(body: BlobBody, total: Option<u64>, transport: &Transport) -> Body {
         match body {
-            BlobBody::Cached(reader) => {
-                if let (Content::Mapped(mapping), Some(mappings)) = (reader.content(), &transport.mappings) {
-                    mappings.register(mapping);
+            BlobBody::Cached(delivery) => {
+                if let (Some(Content::Mapped(mapping)), Some(mappings)) = (delivery.content(), &transport.mappings) {
+                    mappings.register(mapping, Some(delivery.spare()));
                 }
-                let remaining = reader.remaining();
-                Body::Stream { windows: Box::pin(stream::unfold(reader, next_window)), remaining }
+                let remaining = delivery.remaining();
+                Body::Stream { windows: Box::pin(stream::unfold(delivery, next_window)), remaining }
             }
             BlobBody::Direct(passthrough) => {
                 Body::Stream { windows: Box::pin(stream::unfold(passthrough, next_direct)), remaining: total }
@@ -97,9 +97,9 @@ impl http_body::Body for Counted {
     }
 }
 
-async fn next_window(mut reader: Reader) -> Option<(io::Result<Bytes>, Reader)> {
-    let window = reader.next_window().await?;
-    Some((window.map_err(io::Error::other), reader))
+async fn next_window(mut delivery: Delivery) -> Option<(io::Result<Bytes>, Delivery)> {
+    let window = delivery.next_window().await?;
+    Some((window.map_err(io::Error::other), delivery))
 }
 
 async fn next_direct(mut passthrough: Box<Passthrough>) -> Option<(io::Result<Bytes>, Box<Passthrough>)> {

@@ -15,7 +15,7 @@ use super::path::{self, Endpoint, Target};
 use super::{query, response};
 use crate::access::{CertificateNames, Evidence, Gate, Principal, Rejected};
 use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository};
-use crate::pull::{self, Puller};
+use crate::pull::{self, BlobQuestion, Puller};
 use crate::registry::{AccessMode, Address, AddressHint, Directory, HostPort, Registry, Resolved};
 use crate::telemetry::{Audit, Event, Metrics, RequestLabels};
 
@@ -279,7 +279,8 @@ impl Api {
                     return Ok(response::not_modified(digest));
                 }
                 let client = client_of(principal, peer);
-                let reply = self.puller.blob(registry, repository, digest, range, method, &client).await?;
+                let question = BlobQuestion { range, method, client: &client, peer: peer.address };
+                let reply = self.puller.blob(registry, repository, digest, question).await?;
                 Ok(response::blob(digest, reply, &peer.transport))
             }
             Endpoint::Tags { name } => {

@@ -26,12 +26,12 @@ pub enum Content {
 
 impl Content {
     /// Opens a complete file of `len` bytes.
-    pub(super) fn of_complete(file: File, len: u64) -> io::Result<Content> {
+    pub(super) fn of_complete(file: &Arc<File>, len: u64) -> io::Result<Content> {
         if len > SMALL {
-            return Ok(Content::of_growing(Arc::new(file), Some(len)));
+            return Ok(Content::of_growing(Arc::clone(file), Some(len)));
         }
         let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-        let read = kernel::read_at(&file, &mut bytes, 0)?;
+        let read = kernel::read_at(file, &mut bytes, 0)?;
         if read as u64 == len { Ok(Content::Memory(bytes.into())) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
     }
 
@@ -44,7 +44,7 @@ impl Content {
     }
 
     /// The file behind it, unless it is all in memory.
-    pub(super) fn file(&self) -> Option<&Arc<File>> {
+    pub fn file(&self) -> Option<&Arc<File>> {
         match self {
             Content::Memory(_) => None,
             Content::Mapped(mapping) => Some(mapping.file()),

@@ -5,6 +5,7 @@
 //! and takes damaged ones out of service. Nothing waits for it but a fill that
 //! found the disk full.
 
+use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
@@ -233,7 +234,7 @@ impl Keeper {
                 Ok(0) => break,
                 Ok(read) => read,
                 Err(error) => {
-                    self.quarantine(digest, &format!("cannot be read: {error}"));
+                    self.retire(digest, &file, &format!("cannot be read: {error}"));
                     return Ok(Verdict::Damaged);
                 }
             };
@@ -244,16 +245,27 @@ impl Keeper {
         if hasher.finish() == *digest {
             return Ok(Verdict::Sound);
         }
-        self.quarantine(digest, "does not have the digest of its name");
+        self.retire(digest, &file, "does not have the digest of its name");
         Ok(Verdict::Damaged)
     }
 
+    /// Takes a blob out of service whose `file` is damaged; another that has
+    /// taken its place meanwhile stays.
+    pub(super) fn retire(&self, digest: &Digest, file: &File, reason: &str) {
+        if self.layout.is_stored_as(digest, file) {
+            self.quarantine(digest, reason);
+        }
+    }
+
     /// Takes a blob out of service: the next pull fetches it again.
-    pub(super) fn quarantine(&self, digest: &Digest, reason: &str) {
+    fn quarantine(&self, digest: &Digest, reason: &str) {
         warn!(%digest, reason, "a stored blob is damaged and is put in quarantine");
         self.counts.quarantined_blobs.fetch_add(1, Ordering::Relaxed);
         self.inventory.remove(digest);
         self.open.invalidate(digest);
+        if !self.layout.is_writer() {
+            return;
+        }
         if let Err(error) = self.layout.quarantine(digest) {
             warn!(%digest, %error, "a damaged blob could not be moved aside");
         }

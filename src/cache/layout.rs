@@ -140,6 +140,13 @@ impl Layout {
         }
     }
 
+    /// Whether `file` is what is stored under this digest.
+    pub(super) fn is_stored_as(&self, digest: &Digest, file: &File) -> bool {
+        let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
+        let stored = fs::symlink_metadata(self.blob(digest)).map(place);
+        stored.is_ok_and(|stored| file.metadata().is_ok_and(|metadata| place(metadata) == stored))
+    }
+
     /// Writes a small blob whole; one that is there already is left alone.
     pub(super) fn write_small(&self, digest: &Digest, bytes: &[u8], durability: Durability) -> io::Result<()> {
         if self.blob(digest).exists() {

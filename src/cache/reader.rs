@@ -12,9 +12,8 @@ use tokio::sync::watch;
 
 use super::content::{Blob, Content};
 use super::progress::{FillError, Progress, State};
-use super::store::Cache;
 use crate::kernel;
-use crate::oci::{ByteRange, Digest};
+use crate::oci::ByteRange;
 
 /// How bytes get from a file to the connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,22 +40,15 @@ pub struct Reader {
 }
 
 enum ReaderSource {
-    Complete {
-        content: Content,
-        /// Who is told when it cannot be read.
-        owner: Option<(Cache, Digest)>,
-    },
-    Growing {
-        content: Content,
-        progress: watch::Receiver<Progress>,
-    },
+    Complete { content: Content },
+    Growing { content: Content, progress: watch::Receiver<Progress> },
 }
 
 impl Reader {
     /// Reads `range` of a complete blob.
-    pub(super) fn of_blob(blob: &Blob, range: ByteRange, method: Method, owner: Option<(Cache, Digest)>) -> Reader {
+    pub(super) fn of_blob(blob: &Blob, range: ByteRange, method: Method) -> Reader {
         Reader {
-            source: ReaderSource::Complete { content: blob.content.clone(), owner },
+            source: ReaderSource::Complete { content: blob.content.clone() },
             method,
             position: range.start,
             end: Some(range.end.min(blob.len)),
@@ -81,8 +73,13 @@ impl Reader {
     /// What is being read.
     pub fn content(&self) -> &Content {
         match &self.source {
-            ReaderSource::Complete { content, .. } | ReaderSource::Growing { content, .. } => content,
+            ReaderSource::Complete { content } | ReaderSource::Growing { content, .. } => content,
         }
+    }
+
+    /// Offset of the next byte.
+    pub fn position(&self) -> u64 {
+        self.position
     }
 
     /// Bytes still to come, if that is known.
@@ -115,12 +112,7 @@ impl Reader {
                 self.position += bytes.len() as u64;
                 Ok(bytes)
             }
-            Err(error) => {
-                if let ReaderSource::Complete { owner: Some((cache, digest)), .. } = &self.source {
-                    cache.suspect(digest);
-                }
-                Err(ReadError::Disk(Arc::new(error)))
-            }
+            Err(error) => Err(ReadError::Disk(Arc::new(error))),
         })
     }
 
@@ -151,6 +143,7 @@ impl Reader {
                 let (start, until) = (to_usize(start), to_usize(until).min(bytes.len()));
                 Ok(if start < until { bytes.slice(start..until) } else { Bytes::new() })
             }
+            (Content::Mapped(mapping), _) if mapping.has_failed() => Err(io::Error::other("it has failed before")),
             (Content::Mapped(mapping), Method::Mapped) => {
                 let end = until.min(start + MAPPED_WINDOW);
                 // One byte at the end tells whether the kernel would wait for

@@ -4,6 +4,7 @@
 //! it has its name; between "verified" and that moment it finds the fill.
 
 use std::collections::{HashMap, HashSet};
+use std::fs::File;
 use std::io;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -15,7 +16,7 @@ use tokio_util::task::TaskTracker;
 use tracing::warn;
 
 use super::content::{Blob, Content};
-use super::fill::{Demand, Fill};
+use super::fill::{Demand, Fill, Salvage};
 use super::inventory::{Inventory, Stock};
 use super::keeper::{CacheCounts, Keeper, Verdict};
 use super::layout::{Layout, LayoutError};
@@ -101,9 +102,15 @@ impl Cache {
             if distrust && keeper.verify(&wanted, |_| ())? == Verdict::Damaged {
                 return Ok(None);
             }
-            let Some(file) = keeper.layout.open_blob(&wanted)? else { return Ok(None) };
+            let Some(file) = keeper.layout.open_blob(&wanted)?.map(Arc::new) else { return Ok(None) };
             let len = file.metadata()?.len();
-            io::Result::Ok(Some(Blob { content: Content::of_complete(file, len)?, len }))
+            match Content::of_complete(&file, len) {
+                Ok(content) => Ok(Some(Blob { content, len })),
+                Err(error) => {
+                    keeper.retire(&wanted, &file, &format!("cannot be read: {error}"));
+                    io::Result::Ok(None)
+                }
+            }
         })
         .await??;
         if let Some(blob) = &found {
@@ -124,6 +131,15 @@ impl Cache {
     /// # Errors
     /// When the disk fails.
     pub async fn join(&self, digest: &Digest, source: impl FnOnce() -> Arc<dyn Source>) -> io::Result<Entry> {
+        self.find_or_start(digest, source, None).await
+    }
+
+    async fn find_or_start(
+        &self,
+        digest: &Digest,
+        source: impl FnOnce() -> Arc<dyn Source>,
+        salvage: Option<Salvage>,
+    ) -> io::Result<Entry> {
         if let Some(follower) = self.running(digest) {
             return Ok(Entry::Fill { follower, own: false });
         }
@@ -143,7 +159,7 @@ impl Cache {
         let follower = running.follow();
         fills.insert(*digest, running.clone());
         drop(fills);
-        self.start(*digest, source(), running);
+        self.start(*digest, source(), salvage, running);
         Ok(Entry::Fill { follower, own: true })
     }
 
@@ -164,11 +180,11 @@ impl Cache {
         });
     }
 
-    fn start(&self, digest: Digest, source: Arc<dyn Source>, running: Running) {
+    fn start(&self, digest: Digest, source: Arc<dyn Source>, salvage: Option<Salvage>, running: Running) {
         let cache = self.clone();
         let Running { progress, demand } = running;
         let registration = Registration { cache: self.clone(), digest, progress: progress.clone() };
-        let fill = Fill { digest, source, keeper: Arc::clone(&self.0.keeper), progress, demand };
+        let fill = Fill { digest, source, salvage, keeper: Arc::clone(&self.0.keeper), progress, demand };
         self.0.tasks.spawn(async move {
             let _registration = registration;
             let Ok(_permit) = cache.0.permits.acquire().await else { return };
@@ -194,15 +210,25 @@ impl Cache {
         tokio::task::spawn_blocking(move || keeper.verify(&digest, |_| ())).await?
     }
 
-    /// A stored blob could not be read as it should: it is looked at, and taken
-    /// out of service if it is damaged.
-    pub(super) fn suspect(&self, digest: &Digest) {
-        let (keeper, digest) = (Arc::clone(&self.0.keeper), *digest);
-        self.0.tasks.spawn_blocking(move || {
-            if let Err(error) = keeper.verify(&digest, |_| ()) {
-                keeper.quarantine(&digest, &format!("cannot be opened: {error}"));
-            }
-        });
+    /// Takes a stored blob out of service whose `file` could not be read at
+    /// `position`, and finds or starts what replaces it: what comes before the
+    /// position is used again, the rest comes from `source`.
+    ///
+    /// # Errors
+    /// When nothing may be stored here, or the disk fails.
+    pub async fn replace(
+        &self,
+        digest: &Digest,
+        file: &Arc<File>,
+        position: u64,
+        source: impl FnOnce() -> Arc<dyn Source>,
+    ) -> io::Result<Entry> {
+        let (keeper, failed, wanted) = (Arc::clone(&self.0.keeper), Arc::clone(file), *digest);
+        tokio::task::spawn_blocking(move || keeper.retire(&wanted, &failed, "cannot be read")).await?;
+        if !self.is_writer() {
+            return Err(io::Error::other("another process owns the cache directory"));
+        }
+        self.find_or_start(digest, source, Some(Salvage { file: Arc::clone(file), len: position })).await
     }
 
     /// Removes a stored blob; whether it was there. Whoever is reading it has
@@ -262,8 +288,8 @@ impl Cache {
     }
 
     /// The bytes of `range` of a complete blob.
-    pub fn read(&self, digest: &Digest, blob: &Blob, range: ByteRange, method: Method) -> Reader {
-        Reader::of_blob(blob, range, method, Some((self.clone(), *digest)))
+    pub fn read(&self, blob: &Blob, range: ByteRange, method: Method) -> Reader {
+        Reader::of_blob(blob, range, method)
     }
 
     /// Bytes of fills are on their way to disk until this returns.

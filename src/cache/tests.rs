@@ -27,6 +27,8 @@ enum Act {
     Fail(Retry),
     /// One byte more than announced.
     TooLong,
+    /// Has a mistake of its own.
+    Panic,
 }
 
 struct Script {
@@ -73,6 +75,7 @@ impl Source for Script {
             }
             Act::Flip(at) => bytes[at - start] ^= 1,
             Act::TooLong => bytes.push(0),
+            Act::Panic => panic!("scripted"),
             Act::Whole | Act::FromZero => {}
         }
         self.given.fetch_add(bytes.len(), Ordering::Relaxed);
@@ -122,7 +125,7 @@ async fn pull(cache: &Cache, digest: &Digest, source: &Arc<Script>) -> Result<Ve
     match cache.join(digest, || source).await.unwrap() {
         Entry::Blob(blob) => {
             let range = ByteRange { start: 0, end: blob.len() };
-            read_all(cache.read(digest, &blob, range, Method::Mapped)).await
+            read_all(cache.read(&blob, range, Method::Mapped)).await
         }
         Entry::Fill { mut follower, .. } => {
             follower.started().await.map_err(ReadError::Fill)?;
@@ -261,7 +264,7 @@ async fn ranges_of_blobs_and_fills_are_their_bytes() {
     cache.wait_idle().await;
     let blob = cache.get(&digest).await.unwrap().unwrap();
     for method in [Method::Mapped, Method::Read] {
-        assert_eq!(read_all(cache.read(&digest, &blob, range, method)).await.unwrap(), part);
+        assert_eq!(read_all(cache.read(&blob, range, method)).await.unwrap(), part);
     }
 }
 
@@ -301,4 +304,78 @@ impl Cache {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
     }
+}
+
+#[tokio::test]
+async fn f32_a_fill_that_dies_tells_its_followers_and_the_next_one_succeeds() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let content = content(300_000);
+    let digest = Digest::sha256_of(&content);
+    let source = Script::new(&content, [Act::Panic]);
+    let own: Arc<dyn Source> = source.clone();
+    let Entry::Fill { mut follower, .. } = cache.join(&digest, || own).await.unwrap() else { panic!("a fill") };
+    assert!(matches!(follower.started().await, Err(FillError::Stopped)));
+    assert_eq!(pull(&cache, &digest, &source).await.unwrap(), content);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn f34_a_blob_that_is_removed_at_any_moment_is_found_or_filled_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let content = Arc::new(content(200_000));
+    let digest = Digest::sha256_of(&content);
+    let source = Script::new(&content, []);
+    let stop = tokio_util::sync::CancellationToken::new();
+    let evictor = tokio::spawn({
+        let (cache, stop) = (cache.clone(), stop.clone());
+        async move {
+            while !stop.is_cancelled() {
+                cache.remove(&digest).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        }
+    });
+    let pulls = (0..8).map(|_| {
+        let (cache, source, content) = (cache.clone(), Arc::clone(&source), Arc::clone(&content));
+        tokio::spawn(async move {
+            for _ in 0..50 {
+                assert_eq!(pull(&cache, &digest, &source).await.unwrap(), *content);
+            }
+        })
+    });
+    for pull in pulls.collect::<Vec<_>>() {
+        pull.await.unwrap();
+    }
+    stop.cancel();
+    evictor.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_could_be_read_of_a_failing_blob_is_not_asked_for_again() {
+    let dir = tempfile::tempdir().unwrap();
+    let cache = cache_at(&dir);
+    let content = content(5 << 20);
+    let digest = Digest::sha256_of(&content);
+    let source = Script::new(&content, []);
+    pull(&cache, &digest, &source).await.unwrap();
+    let blob = loop {
+        match cache.get(&digest).await.unwrap() {
+            Some(blob) => break blob,
+            None => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    let (file, before) = (Arc::clone(blob.content.file().unwrap()), source.given.load(Ordering::Relaxed));
+    let from: Arc<dyn Source> = source.clone();
+    let Entry::Fill { mut follower, own: true } = cache.replace(&digest, &file, 3 << 20, || from).await.unwrap() else {
+        panic!("a fill")
+    };
+    follower.verified().await.unwrap();
+    assert_eq!(source.given.load(Ordering::Relaxed) - before, 2 << 20);
+    // Whoever failed on the old file later finds the new one in its place.
+    let from: Arc<dyn Source> = source.clone();
+    while !matches!(cache.replace(&digest, &file, 0, || Arc::clone(&from)).await.unwrap(), Entry::Blob(_)) {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(cache.counts().all().2, 1);
 }

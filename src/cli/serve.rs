@@ -38,6 +38,8 @@ async fn serve(settings: Settings) -> Outcome {
     let failed = |error: std::io::Error| miette::miette!("signals cannot be received: {error}");
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?);
+    // A file that may not grow further is an error of its write, not the end.
+    let _file_size = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map_err(failed)?;
     let proxy = Proxy::start(settings).await.map_err(|error| miette::miette!("{error}"))?;
     tokio::select! {
         _ = terminate.recv() => {}

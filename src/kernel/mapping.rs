@@ -1,11 +1,15 @@
 //! Mappings of immutable files, handed out as `Bytes`.
 
 use std::collections::VecDeque;
+use std::fmt;
 use std::fs::File;
 use std::io;
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use memmap2::{Advice, Mmap, MmapOptions};
 
 /// A read-only shared mapping of a file that is never truncated or replaced
@@ -15,6 +19,7 @@ pub struct Mapping {
     file: Arc<File>,
     bytes: Bytes,
     map: Arc<Mmap>,
+    failed: AtomicBool,
 }
 
 struct Owner(Arc<Mmap>);
@@ -45,7 +50,7 @@ impl Mapping {
         // all (the kernel copies, and a vanished page is EFAULT to it).
         let map = Arc::new(unsafe { MmapOptions::new().len(len).map(&*file)? });
         let bytes = Bytes::from_owner(Owner(Arc::clone(&map)));
-        Ok(Mapping { file, bytes, map })
+        Ok(Mapping { file, bytes, map, failed: AtomicBool::new(false) })
     }
 
     /// The mapped file.
@@ -86,6 +91,16 @@ impl Mapping {
         }
     }
 
+    /// Remembers that the file behind it could not be read.
+    pub fn fail(&self) {
+        self.failed.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the file behind it has been found to fail.
+    pub fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Relaxed)
+    }
+
     /// Where in the file `slice` lies, if it is a slice of this mapping.
     fn offset_of(&self, slice: &[u8]) -> Option<u64> {
         let offset = (slice.as_ptr() as usize).checked_sub(self.bytes.as_ptr() as usize)?;
@@ -93,34 +108,62 @@ impl Mapping {
     }
 }
 
+/// Bytes in order, as they can be had.
+pub type Windows = Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>;
+
+/// The same content, from elsewhere: for when the file behind a mapping fails
+/// after slices of it have been handed out.
+pub trait Spare: Send + Sync {
+    /// The bytes from `start` to `end`, which `failed` could not give.
+    fn windows(self: Arc<Self>, failed: &Arc<Mapping>, start: u64, end: u64) -> Windows;
+}
+
 /// The mappings whose slices may come by on one connection.
 ///
 /// Recognition is an optimisation: a slice of a mapping that is not in here is
 /// written like any other bytes.
-#[derive(Debug, Clone, Default)]
-pub struct Mappings(Arc<Mutex<VecDeque<Arc<Mapping>>>>);
+#[derive(Clone, Default)]
+pub struct Mappings(Arc<Mutex<VecDeque<Known>>>);
+
+struct Known {
+    mapping: Arc<Mapping>,
+    spare: Option<Arc<dyn Spare>>,
+}
+
+impl fmt::Debug for Mappings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Mappings")
+    }
+}
 
 impl Mappings {
     /// Blobs that one connection may be sending at a time; with HTTP/1.1 it is
     /// one, and one before it not wholly flushed.
     const MAX: usize = 4;
 
-    /// Remembers `mapping` for this connection.
-    pub fn register(&self, mapping: &Arc<Mapping>) {
+    /// Remembers `mapping` for this connection, and what may stand in for it.
+    pub fn register(&self, mapping: &Arc<Mapping>, spare: Option<Arc<dyn Spare>>) {
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if known.iter().any(|other| Arc::ptr_eq(other, mapping)) {
+        if let Some(known) = known.iter_mut().find(|known| Arc::ptr_eq(&known.mapping, mapping)) {
+            known.spare = spare;
             return;
         }
         if known.len() == Self::MAX {
             known.pop_front();
         }
-        known.push_back(Arc::clone(mapping));
+        known.push_back(Known { mapping: Arc::clone(mapping), spare });
+    }
+
+    /// What may stand in for `mapping`.
+    pub fn spare(&self, mapping: &Arc<Mapping>) -> Option<Arc<dyn Spare>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.iter().find(|known| Arc::ptr_eq(&known.mapping, mapping))?.spare.clone()
     }
 
     /// The mapping that `slice` lies in, and the slice's offset in its file.
     pub fn find(&self, slice: &[u8]) -> Option<(Arc<Mapping>, u64)> {
         let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        known.iter().find_map(|mapping| Some((Arc::clone(mapping), mapping.offset_of(slice)?)))
+        known.iter().find_map(|Known { mapping, .. }| Some((Arc::clone(mapping), mapping.offset_of(slice)?)))
     }
 
     /// Forgets all: the connection is idle.
@@ -160,7 +203,7 @@ mod tests {
     fn only_slices_of_registered_mappings_are_recognised() {
         let (a, b) = (Arc::new(mapping_of(b"aaaaaa")), Arc::new(mapping_of(b"bbbbbb")));
         let known = Mappings::default();
-        known.register(&a);
+        known.register(&a, None);
         let (found, offset) = known.find(&a.slice(2, 4)).unwrap();
         assert!(Arc::ptr_eq(&found, &a) && offset == 2);
         assert!(known.find(&b.slice(0, 1)).is_none());

@@ -11,5 +11,5 @@ mod pipe;
 pub use file::{
     Room, allocate, data_prefix, publish, raise_file_limit, read_at, room, sync_data, try_lock, try_read_at,
 };
-pub use mapping::{Mapping, Mappings};
+pub use mapping::{Mapping, Mappings, Spare, Windows};
 pub use pipe::{Pipe, PipePool};

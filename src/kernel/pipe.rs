@@ -38,7 +38,8 @@ impl Pipe {
     }
 
     /// Puts up to `len` bytes of `file` from `offset` into the pipe; gives how
-    /// many are in it now.
+    /// many are in it now. What comes before a failure is not lost: it shows
+    /// at the next call.
     ///
     /// # Errors
     /// When the file cannot be spliced.
@@ -47,10 +48,11 @@ impl Pipe {
             let mut at = offset + self.filled as u64;
             let wanted = len.min(self.capacity) - self.filled;
             match rustix::pipe::splice(file, Some(&mut at), &self.writer, None, wanted, SpliceFlags::NONBLOCK) {
+                // Also because pages in odd sizes can fill the pipe before its
+                // byte count.
+                Ok(0) | Err(_) if self.filled > 0 => break,
                 Ok(0) => return Err(io::ErrorKind::UnexpectedEof.into()),
                 Ok(moved) => self.filled += moved,
-                // Pages in odd sizes can fill the pipe before its byte count.
-                Err(rustix::io::Errno::AGAIN) if self.filled > 0 => break,
                 Err(error) => return Err(error.into()),
             }
         }

@@ -1,6 +1,7 @@
 //! Blobs: permission first, then bytes from the cache, a fill, or straight
 //! from upstream.
 
+use std::net::IpAddr;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -10,14 +11,13 @@ use tracing::{debug, warn};
 
 use super::Puller;
 use super::counts::From;
+use super::delivery::{Delivery, Spare};
 use super::error::{Error, Result};
 use super::freshness::{Asked, Failed, lost};
 use super::passthrough::Passthrough;
 use super::shares::Share;
 use crate::access::Links;
-use crate::cache::{
-    Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Reader, Retry, Source, SourceError, Verdict,
-};
+use crate::cache::{Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Retry, Source, SourceError, Verdict};
 use crate::oci::{ByteRange, Digest, RangeSpec, Repository};
 use crate::registry::Registry;
 use crate::upstream::{self, Upstream};
@@ -39,9 +39,22 @@ pub struct BlobReply {
 /// Where a reply's bytes come from.
 pub enum BlobBody {
     /// The cache, or a fill into it.
-    Cached(Reader),
+    Cached(Delivery),
     /// Upstream, past the cache.
     Direct(Box<Passthrough>),
+}
+
+/// How a blob is asked for, and by whom.
+#[derive(Debug, Clone, Copy)]
+pub struct BlobQuestion<'a> {
+    /// The asked part; absent: all of it.
+    pub range: Option<RangeSpec>,
+    /// How its bytes are to come from the cache.
+    pub method: Method,
+    /// Whose a fill is that this begins.
+    pub client: &'a str,
+    /// Where the client is.
+    pub peer: Option<IpAddr>,
 }
 
 /// What a HEAD tells of a blob.
@@ -52,8 +65,8 @@ pub struct BlobHead {
 }
 
 impl Puller {
-    /// The blob `digest` of `repository` (its full upstream name), or `range`
-    /// of it. A fill that this begins counts as one of `client`'s.
+    /// The blob `digest` of `repository` (its full upstream name), or the
+    /// asked part of it.
     ///
     /// # Errors
     /// As [`Error`] says.
@@ -62,15 +75,41 @@ impl Puller {
         registry: &Arc<Registry>,
         repository: &Repository,
         digest: &Digest,
-        range: Option<RangeSpec>,
-        method: Method,
-        client: &str,
+        question: BlobQuestion<'_>,
+    ) -> Result<BlobReply> {
+        // Parts are asked for again and again as a matter of course.
+        let question = BlobQuestion { peer: question.peer.filter(|_| question.range.is_none()), ..question };
+        let mut reply = self.find_blob(registry, repository, digest, question).await?;
+        if let (Some(peer), BlobBody::Cached(delivery)) = (question.peer, &mut reply.body) {
+            delivery.note_end(&self.repeats, peer);
+        }
+        Ok(reply)
+    }
+
+    async fn find_blob(
+        &self,
+        registry: &Arc<Registry>,
+        repository: &Repository,
+        digest: &Digest,
+        question: BlobQuestion<'_>,
     ) -> Result<BlobReply> {
         let upstream = self.upstream(registry)?;
         let link = self.links.get(registry, repository, digest);
         let mut linked = link.is_some();
+        let BlobQuestion { range, method, client, peer } = question;
+        let source = Arc::new(UpstreamBlob {
+            upstream: Arc::clone(upstream),
+            repository: repository.clone(),
+            digest: *digest,
+            links: Arc::clone(&self.links),
+        });
+        let spare = || Spare::new(&self.cache, &source);
         if self.is_offline(registry) {
-            return self.blob_offline(registry, repository, digest, range, method).await;
+            // A transfer that has begun may end, whatever it takes.
+            let blob = self.stored_offline(registry, repository, digest).await?;
+            let reply = self.of_blob(&blob, range, method, spare())?;
+            self.counts.count(From::Hit);
+            return Ok(reply);
         }
         if !linked {
             self.not_refused(registry, repository, Asked::Blob, &digest.to_string())?;
@@ -78,12 +117,12 @@ impl Puller {
         // Another registry's fill may fail for a reason that is not ours, and a
         // stored blob may turn out to be damaged.
         for _ in 0..3 {
-            let entry = match self.find(upstream, repository, digest, client).await {
+            let entry = match self.find(digest, &source, client).await {
                 Ok(entry) => entry,
                 Err(FindError::Busy) => return Err(Error::TooManyFills),
                 Err(FindError::Disk(error)) => {
                     warn!(%digest, %error, "the cache cannot be used, passing through");
-                    return self.pass_through(upstream, repository, digest).await;
+                    return self.pass_through(&source).await;
                 }
             };
             match entry {
@@ -96,7 +135,17 @@ impl Puller {
                     if has_other_size && !matches!(self.cache.verify(digest).await, Ok(Verdict::Sound)) {
                         continue;
                     }
-                    let reply = self.of_blob(digest, &blob, range, method)?;
+                    let mut verification = peer.and_then(|peer| self.repeats.check(&self.cache, peer, digest));
+                    if blob.len() <= HELD_BACK
+                        && let Some(verification) = verification.take()
+                        && verification.await == Ok(Verdict::Damaged)
+                    {
+                        continue;
+                    }
+                    let mut reply = self.of_blob(&blob, range, method, spare())?;
+                    if let (Some(verification), BlobBody::Cached(delivery)) = (verification, &mut reply.body) {
+                        delivery.wait_for(verification);
+                    }
                     self.counts.count(From::Hit);
                     return Ok(reply);
                 }
@@ -107,14 +156,14 @@ impl Puller {
                         self.may_follow(upstream, repository, digest, &mut follower).await?;
                         linked = true;
                     }
-                    match self.follow(follower, range, method).await {
+                    match self.follow(follower, range, method, spare()).await {
                         Ok(reply) => {
                             self.counts.count(if own { From::Fill } else { From::Join });
                             return Ok(reply);
                         }
                         Err(FollowError::Fill(FillError::Disk(error))) => {
                             warn!(%digest, %error, "the cache cannot be written, passing through");
-                            return self.pass_through(upstream, repository, digest).await;
+                            return self.pass_through(&source).await;
                         }
                         Err(FollowError::Fill(error)) if own => {
                             let error = error.into();
@@ -164,20 +213,6 @@ impl Puller {
         Ok(BlobHead { total })
     }
 
-    async fn blob_offline(
-        &self,
-        registry: &Registry,
-        repository: &Repository,
-        digest: &Digest,
-        range: Option<RangeSpec>,
-        method: Method,
-    ) -> Result<BlobReply> {
-        let blob = self.stored_offline(registry, repository, digest).await?;
-        let reply = self.of_blob(digest, &blob, range, method)?;
-        self.counts.count(From::Hit);
-        Ok(reply)
-    }
-
     async fn stored_offline(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Result<Blob> {
         self.spare_link(registry, repository, digest).ok_or(Error::Offline)?;
         self.cache.get(digest).await.ok().flatten().ok_or(Error::Offline)
@@ -194,9 +229,8 @@ impl Puller {
 
     async fn find(
         &self,
-        upstream: &Arc<Upstream>,
-        repository: &Repository,
         digest: &Digest,
+        source: &Arc<UpstreamBlob>,
         client: &str,
     ) -> std::result::Result<Entry, FindError> {
         if !self.cache.is_writer() {
@@ -205,21 +239,13 @@ impl Puller {
                 None => Err(std::io::Error::other("another process owns the cache directory").into()),
             };
         }
-        let registry = upstream.registry();
+        let registry = source.upstream.registry();
         let share = self.shares.take(client, registry.name.slug(), registry.egress.max_connections);
         if share.is_none() && self.cache.running(digest).is_none() && self.cache.get(digest).await?.is_none() {
             return Err(FindError::Busy);
         }
-        let source = move || -> Arc<dyn Source> {
-            Arc::new(UpstreamBlob {
-                upstream: Arc::clone(upstream),
-                repository: repository.clone(),
-                digest: *digest,
-                links: Arc::clone(&self.links),
-                share,
-            })
-        };
-        Ok(self.cache.join(digest, source).await?)
+        let begun = move || -> Arc<dyn Source> { Arc::new(Begun { blob: Arc::clone(source), share }) };
+        Ok(self.cache.join(digest, begun).await?)
     }
 
     /// Whether this registry's credential reads the digest in this repository,
@@ -308,6 +334,7 @@ impl Puller {
         mut follower: Follower,
         range: Option<RangeSpec>,
         method: Method,
+        spare: Spare,
     ) -> std::result::Result<BlobReply, FollowError> {
         let total = follower.started().await.map_err(FollowError::Fill)?;
         verdict_on_small(&mut follower, total).await.map_err(FollowError::Fill)?;
@@ -317,32 +344,25 @@ impl Puller {
             _ => None,
         };
         let reader = follower.reader(range, method).ok_or(FollowError::Fill(FillError::Stopped))?;
-        Ok(BlobReply { total, range, body: BlobBody::Cached(reader) })
+        Ok(BlobReply { total, range, body: BlobBody::Cached(Delivery::new(reader, spare)) })
     }
 
-    fn of_blob(&self, digest: &Digest, blob: &Blob, range: Option<RangeSpec>, method: Method) -> Result<BlobReply> {
+    fn of_blob(&self, blob: &Blob, range: Option<RangeSpec>, method: Method, spare: Spare) -> Result<BlobReply> {
         let total = blob.len();
         let range = match range.filter(|_| total > 0) {
             Some(range) => Some(range.resolve(total).ok_or(Error::RangeNotSatisfiable { total })?),
             None => None,
         };
         let part = range.unwrap_or(ByteRange { start: 0, end: total });
-        let reader = self.cache.read(digest, blob, part, method);
-        Ok(BlobReply { total: Some(total), range, body: BlobBody::Cached(reader) })
+        let delivery = Delivery::new(self.cache.read(blob, part, method), spare);
+        Ok(BlobReply { total: Some(total), range, body: BlobBody::Cached(delivery) })
     }
 
     /// The whole blob, past the cache. A range is ignored, as it may be.
-    async fn pass_through(
-        &self,
-        upstream: &Arc<Upstream>,
-        repository: &Repository,
-        digest: &Digest,
-    ) -> Result<BlobReply> {
-        let answer = upstream.blob(repository, digest, 0, None).await?;
-        let total = answer.total;
-        self.links.put(upstream.registry(), repository, digest, None, total);
+    async fn pass_through(&self, source: &UpstreamBlob) -> Result<BlobReply> {
+        let passthrough = source.pass_through().await?;
         self.counts.count(From::PassThrough);
-        Ok(BlobReply { total, range: None, body: BlobBody::Direct(Box::new(Passthrough::new(answer, *digest))) })
+        Ok(BlobReply { total: passthrough.total(), range: None, body: BlobBody::Direct(Box::new(passthrough)) })
     }
 }
 
@@ -380,42 +400,68 @@ enum FollowError {
 
 /// A blob of an upstream, as a source of a fill. That upstream begins to send
 /// it is the proof that the registry's credential may read it.
-struct UpstreamBlob {
+pub(super) struct UpstreamBlob {
     links: Arc<Links>,
     upstream: Arc<Upstream>,
     repository: Repository,
-    digest: Digest,
-    /// Of the client that began it, until the fill ends.
-    share: Option<Share>,
+    pub(super) digest: Digest,
 }
 
-impl Source for UpstreamBlob {
-    fn open(
+impl UpstreamBlob {
+    /// All of it, past the cache.
+    pub(super) async fn pass_through(&self) -> Result<Passthrough> {
+        let answer = self.upstream.blob(&self.repository, &self.digest, 0, None).await?;
+        self.links.put(self.upstream.registry(), &self.repository, &self.digest, None, answer.total);
+        Ok(Passthrough::new(answer, self.digest))
+    }
+}
+
+impl UpstreamBlob {
+    async fn open_at(
         &self,
         offset: u64,
         until: Option<u64>,
-    ) -> Pin<Box<dyn Future<Output = std::result::Result<Opened, SourceError>> + Send + '_>> {
-        Box::pin(async move {
-            let turn = match &self.share {
-                Some(share) => share.connection().await,
-                None => None,
-            };
-            let answer = match self.upstream.blob(&self.repository, &self.digest, offset, until).await {
-                // There is nothing yet that would be worth waiting for.
-                Err(error @ upstream::Error::CircuitOpen { .. }) if offset == 0 => {
-                    return Err(SourceError::new(error, Retry::Never));
-                }
-                answer => answer.map_err(source_error)?,
-            };
-            self.links.put(self.upstream.registry(), &self.repository, &self.digest, None, answer.total);
-            let body = answer.body.map(move |frame| {
-                let _held_while_it_is_read = &turn;
-                frame.map_err(source_error)
-            });
-            Ok(Opened { total: answer.total, start: answer.start, body: Box::pin(body) })
-        })
+        share: Option<&Share>,
+    ) -> std::result::Result<Opened, SourceError> {
+        let turn = match share {
+            Some(share) => share.connection().await,
+            None => None,
+        };
+        let answer = match self.upstream.blob(&self.repository, &self.digest, offset, until).await {
+            // There is nothing yet that would be worth waiting for.
+            Err(error @ upstream::Error::CircuitOpen { .. }) if offset == 0 => {
+                return Err(SourceError::new(error, Retry::Never));
+            }
+            answer => answer.map_err(source_error)?,
+        };
+        self.links.put(self.upstream.registry(), &self.repository, &self.digest, None, answer.total);
+        let body = answer.body.map(move |frame| {
+            let _held_while_it_is_read = &turn;
+            frame.map_err(source_error)
+        });
+        Ok(Opened { total: answer.total, start: answer.start, body: Box::pin(body) })
     }
 }
+
+impl Source for UpstreamBlob {
+    fn open(&self, offset: u64, until: Option<u64>) -> Opening<'_> {
+        Box::pin(self.open_at(offset, until, None))
+    }
+}
+
+/// The source of a fill that counts as its client's until it ends.
+struct Begun {
+    blob: Arc<UpstreamBlob>,
+    share: Option<Share>,
+}
+
+impl Source for Begun {
+    fn open(&self, offset: u64, until: Option<u64>) -> Opening<'_> {
+        Box::pin(self.blob.open_at(offset, until, self.share.as_ref()))
+    }
+}
+
+type Opening<'a> = Pin<Box<dyn Future<Output = std::result::Result<Opened, SourceError>> + Send + 'a>>;
 
 /// Transient trouble is worth another try; so is a refused redirect, which may
 /// only have expired: the registry is asked for a new one.

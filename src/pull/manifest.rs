@@ -180,8 +180,17 @@ pub(super) async fn bytes_of(cache: &Cache, digest: &Digest, blob: &Blob) -> Opt
     if let Some(bytes) = blob.in_memory() {
         return Some(bytes.clone());
     }
+    let bytes = read_all(cache, blob).await;
+    if bytes.is_none() {
+        // Whoever could not read it fetches it: it is out of the way then.
+        let _ = cache.verify(digest).await;
+    }
+    bytes
+}
+
+async fn read_all(cache: &Cache, blob: &Blob) -> Option<Bytes> {
     let range = ByteRange { start: 0, end: blob.len() };
-    let mut reader = cache.read(digest, blob, range, ReadMethod::Read);
+    let mut reader = cache.read(blob, range, ReadMethod::Read);
     let first = reader.next_window().await?.ok()?;
     if reader.remaining() == Some(0) {
         return Some(first);

@@ -8,6 +8,7 @@
 mod ask;
 mod blob;
 mod counts;
+mod delivery;
 mod error;
 mod flight;
 mod freshness;
@@ -17,11 +18,13 @@ mod manifest;
 mod passthrough;
 mod pin;
 mod quota;
+mod repeat;
 mod shares;
 mod tag;
 
-pub use blob::{BlobBody, BlobHead, BlobReply};
+pub use blob::{BlobBody, BlobHead, BlobQuestion, BlobReply};
 pub use counts::{BlobCounts, TagCounts};
+pub use delivery::Delivery;
 pub use error::{Error, Result};
 pub use freshness::{Freshness, Stale};
 pub use holdings::Holding;
@@ -58,6 +61,7 @@ pub struct Puller {
     lists: list::Lists,
     pins: pin::Pins,
     counts: BlobCounts,
+    repeats: Arc<repeat::Repeats>,
     tag_counts: TagCounts,
     shares: Arc<shares::Shares>,
     permissions: flight::Flights<std::result::Result<Option<u64>, Failed>>,
@@ -94,6 +98,7 @@ impl Puller {
             counts: BlobCounts::default(),
             tag_counts: TagCounts::default(),
             shares: shares::Shares::new(cache.max_fills_per_client()),
+            repeats: Arc::new(repeat::Repeats::new()),
             pins: pin::Pins::open(&cache, pinned.collect()),
             asker: ask::Asker::new(cache.clone(), Arc::clone(&links), tags, setbacks),
             lookups: flight::Flights::default(),

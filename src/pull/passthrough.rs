@@ -35,6 +35,11 @@ impl Passthrough {
         Passthrough { answer, digest, hasher, held: VecDeque::new(), held_bytes: 0, received: 0 }
     }
 
+    /// Length of the whole, where upstream says it.
+    pub(super) fn total(&self) -> Option<u64> {
+        self.answer.total
+    }
+
     /// The next bytes; `None` behind the last, when the digest has matched.
     ///
     /// # Errors

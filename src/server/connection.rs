@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::allowance::{Allowance, Allowed};
 use super::settings::{BodyMethod, ServerLimits};
 use super::stream::{PlainStream, StallGuard};
 use super::tls::Tls;
@@ -49,14 +50,14 @@ impl Shared {
         };
         let Some(tls) = &self.tls else {
             let mappings = Mappings::default();
-            peer.transport = match self.body {
-                BodyMethod::Auto | BodyMethod::Splice => {
-                    Transport { method: Method::Mapped, mappings: Some(mappings.clone()) }
-                }
-                BodyMethod::Mmap => Transport { method: Method::Mapped, mappings: None },
-                BodyMethod::Read => Transport { method: Method::Read, mappings: None },
+            let mapped = Transport { method: Method::Mapped, mappings: Some(mappings.clone()) };
+            let (transport, pipes) = match self.body {
+                BodyMethod::Auto | BodyMethod::Splice => (mapped, Some(self.pipes.clone())),
+                BodyMethod::Mmap => (mapped, None),
+                BodyMethod::Read => (Transport { method: Method::Read, mappings: None }, None),
             };
-            let stream = PlainStream::new(tcp, mappings, self.pipes.clone());
+            peer.transport = transport;
+            let stream = PlainStream::new(tcp, mappings, pipes);
             return self.http1(StallGuard::new(stream, self.limits.write_stall_timeout), peer).await;
         };
         match tokio::time::timeout(self.limits.tls_handshake_timeout, tls.acceptor().accept(tcp)).await {
@@ -102,8 +103,11 @@ impl Shared {
             .max_header_list_size(u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX))
             .max_send_buf_size(TLS_BUFFER)
             .keep_alive_interval(std::time::Duration::from_secs(20));
-        let api = Arc::clone(&self.api);
+        let (api, allowance) = (Arc::clone(&self.api), Allowance::new());
+        let stream = Allowed::new(stream, allowance.clone());
+        let for_request = 2 * self.limits.max_header_bytes;
         let service = service_fn(move |request: Request<Incoming>| {
+            allowance.grant(for_request);
             let (api, peer) = (Arc::clone(&api), peer.clone());
             async move { Ok::<_, Infallible>(api.handle(&request.into_parts().0, &peer).await) }
         });

@@ -4,6 +4,10 @@
 //! a cached file's mapping are recognised and moved by `splice` through a
 //! pipe, which spares the copy. Whatever is not recognised, and everything
 //! when the kernel has no pipe to give, is written as it is: the same bytes.
+//!
+//! hyper cannot take back a slice that it was given. When the file behind it
+//! fails, its spare stands in: the bytes come from elsewhere, and the response
+//! goes on.
 
 use std::io::{self, IoSlice};
 use std::pin::Pin;
@@ -11,11 +15,13 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf as _, Bytes};
+use rustix::io::Errno;
 use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
-use crate::kernel::{Mapping, Mappings, Pipe, PipePool};
+use crate::kernel::{Mapping, Mappings, Pipe, PipePool, Windows};
 
 /// Below this a copy is cheaper than two system calls.
 const WORTH_SPLICING: usize = 16 * 1024;
@@ -24,8 +30,10 @@ const WORTH_SPLICING: usize = 16 * 1024;
 pub(super) struct PlainStream {
     tcp: TcpStream,
     mappings: Mappings,
-    pipes: PipePool,
+    /// Where pipes come from; absent: nothing is spliced.
+    pipes: Option<PipePool>,
     moving: Option<Moving>,
+    replaced: Option<Replaced>,
 }
 
 /// Bytes that are in a pipe on their way to the socket. hyper keeps offering
@@ -37,9 +45,62 @@ struct Moving {
     offset: u64,
 }
 
+/// Bytes that go out in place of a slice whose file failed. As with those in a
+/// pipe, hyper keeps offering the slice, so they are always the next ones.
+struct Replaced {
+    mapping: Arc<Mapping>,
+    /// File offset of the next byte.
+    offset: u64,
+    end: u64,
+    windows: Windows,
+    window: Bytes,
+}
+
 impl PlainStream {
-    pub(super) fn new(tcp: TcpStream, mappings: Mappings, pipes: PipePool) -> PlainStream {
-        PlainStream { tcp, mappings, pipes, moving: None }
+    pub(super) fn new(tcp: TcpStream, mappings: Mappings, pipes: Option<PipePool>) -> PlainStream {
+        PlainStream { tcp, mappings, pipes, moving: None, replaced: None }
+    }
+
+    /// Sends what stands in for the `len` bytes at `offset` of `mapping`, of
+    /// which the file could not give the first.
+    fn poll_replace(
+        &mut self,
+        cx: &mut Context<'_>,
+        mapping: Arc<Mapping>,
+        (offset, len): (u64, usize),
+        error: io::Error,
+    ) -> Poll<io::Result<usize>> {
+        let spare = self.mappings.spare(&mapping).filter(|_| is_of_file(&error));
+        let Some(spare) = spare else { return Poll::Ready(Err(error)) };
+        mapping.fail();
+        let end = offset + len as u64;
+        let windows = spare.windows(&mapping, offset, end);
+        self.poll_replaced(cx, Replaced { mapping, offset, end, windows, window: Bytes::new() })
+    }
+
+    fn poll_replaced(&mut self, cx: &mut Context<'_>, mut replaced: Replaced) -> Poll<io::Result<usize>> {
+        while replaced.window.is_empty() {
+            match replaced.windows.as_mut().poll_next(cx) {
+                Poll::Ready(Some(Ok(window))) => replaced.window = window,
+                Poll::Ready(Some(Err(error))) => return Poll::Ready(Err(error)),
+                Poll::Ready(None) => return Poll::Ready(Err(io::ErrorKind::UnexpectedEof.into())),
+                Poll::Pending => {
+                    self.replaced = Some(replaced);
+                    return Poll::Pending;
+                }
+            }
+        }
+        let left = usize::try_from(replaced.end - replaced.offset).unwrap_or(usize::MAX);
+        let window = replaced.window.get(..left).unwrap_or(&replaced.window);
+        let written = Pin::new(&mut self.tcp).poll_write(cx, window);
+        if let Poll::Ready(Ok(written)) = written {
+            replaced.window.advance(written);
+            replaced.offset += written as u64;
+        }
+        if !matches!(written, Poll::Ready(Err(_))) && replaced.offset < replaced.end {
+            self.replaced = Some(replaced);
+        }
+        written
     }
 
     /// Moves bytes of `slice`, which lies at `offset` of `mapping`.
@@ -47,7 +108,9 @@ impl PlainStream {
         if moving.pipe.filled() == 0
             && let Err(error) = moving.pipe.fill(moving.mapping.file(), moving.offset, len)
         {
-            return Poll::Ready(Err(error));
+            let (mapping, offset) = (moving.mapping, moving.offset);
+            self.give_back(moving.pipe);
+            return self.poll_replace(cx, mapping, (offset, len), error);
         }
         let more = moving.pipe.filled() < len;
         loop {
@@ -65,7 +128,7 @@ impl PlainStream {
                 Ok(moved) => {
                     moving.offset += moved as u64;
                     if moving.pipe.filled() == 0 {
-                        self.pipes.give_back(moving.pipe);
+                        self.give_back(moving.pipe);
                     } else {
                         self.moving = Some(moving);
                     }
@@ -74,6 +137,12 @@ impl PlainStream {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 Err(error) => return Poll::Ready(Err(error)),
             }
+        }
+    }
+
+    fn give_back(&self, pipe: Pipe) {
+        if let Some(pipes) = &self.pipes {
+            pipes.give_back(pipe);
         }
     }
 
@@ -93,11 +162,29 @@ impl PlainStream {
             // place: better no connection than a wrong byte.
             (Some(_), _) => Err(io::Error::other("the bytes to send are not those under way")),
             (None, Some((mapping, offset))) if slice.len() >= WORTH_SPLICING => {
-                Ok(self.pipes.take().map(|pipe| Moving { pipe, mapping, offset }))
+                let pipe = self.pipes.as_ref().and_then(PipePool::take);
+                Ok(pipe.map(|pipe| Moving { pipe, mapping, offset }))
             }
             (None, _) => Ok(None),
         }
     }
+
+    /// What is to be sent now in place of `slice`, if that has begun.
+    fn standing_in(&mut self, slice: &[u8]) -> io::Result<Option<Replaced>> {
+        let Some(replaced) = self.replaced.take() else { return Ok(None) };
+        let is_next = self
+            .mappings
+            .find(slice)
+            .is_some_and(|(mapping, offset)| Arc::ptr_eq(&mapping, &replaced.mapping) && offset == replaced.offset);
+        if is_next { Ok(Some(replaced)) } else { Err(io::Error::other("the bytes to send are not those under way")) }
+    }
+}
+
+/// Whether a write failed because of the file that the bytes come from: a
+/// fault is how a failing page shows to whoever copies from its mapping.
+fn is_of_file(error: &io::Error) -> bool {
+    let of_file = [Errno::IO, Errno::FAULT].map(Errno::raw_os_error);
+    error.kind() == io::ErrorKind::UnexpectedEof || error.raw_os_error().is_some_and(|code| of_file.contains(&code))
 }
 
 impl AsyncRead for PlainStream {
@@ -119,6 +206,11 @@ impl AsyncWrite for PlainStream {
         let this = self.get_mut();
         let mut filled = bufs.iter().filter(|buf| !buf.is_empty());
         let Some(first) = filled.next() else { return Poll::Ready(Ok(0)) };
+        match this.standing_in(first) {
+            Err(error) => return Poll::Ready(Err(error)),
+            Ok(Some(replaced)) => return this.poll_replaced(cx, replaced),
+            Ok(None) => {}
+        }
         match this.movable(first) {
             Err(error) => return Poll::Ready(Err(error)),
             Ok(Some(moving)) => return this.poll_splice(cx, moving, first.len()),
@@ -128,10 +220,18 @@ impl AsyncWrite for PlainStream {
         let before = bufs.iter().take_while(|buf| {
             buf.len() < WORTH_SPLICING
                 || std::ptr::eq(buf.as_ptr(), first.as_ptr())
+                || this.pipes.is_none()
                 || this.mappings.find(buf).is_none()
         });
         let run = bufs.get(..before.count()).unwrap_or(bufs);
-        Pin::new(&mut this.tcp).poll_write_vectored(cx, run)
+        match ready!(Pin::new(&mut this.tcp).poll_write_vectored(cx, run)) {
+            Err(error) if is_of_file(&error) => match this.mappings.find(first) {
+                Some((mapping, offset)) => this.poll_replace(cx, mapping, (offset, first.len()), error),
+                // A later one of them failed: it is the first next time.
+                None => Pin::new(&mut this.tcp).poll_write(cx, first),
+            },
+            written => Poll::Ready(written),
+        }
     }
 
     fn is_write_vectored(&self) -> bool {

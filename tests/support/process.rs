@@ -139,6 +139,11 @@ impl Daemon {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// How many files it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        std::fs::read_dir(format!("/proc/{}/fd", self.child.id())).unwrap().count()
+    }
+
     /// Lowers the number of files it may have open.
     pub(crate) fn limit_files(&self, files: u32) {
         let pid = self.child.id().to_string();

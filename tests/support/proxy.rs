@@ -166,6 +166,11 @@ impl Proxy {
         self.running.as_ref().unwrap().process.private_memory()
     }
 
+    /// How many files it has open.
+    pub(crate) fn open_files(&self) -> usize {
+        self.running.as_ref().unwrap().process.open_files()
+    }
+
     /// Lowers the number of files it may have open.
     pub(crate) fn limit_files(&self, files: u32) {
         self.running.as_ref().unwrap().process.limit_files(files);

@@ -29,6 +29,7 @@ use std::sync::Arc;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
+pub(super) use self::partial::Salvage;
 pub(super) use self::plan::Demand;
 
 use self::feed::Feed;
@@ -49,6 +50,7 @@ use crate::oci::Digest;
 pub(super) struct Fill {
     pub(super) digest: Digest,
     pub(super) source: Arc<dyn Source>,
+    pub(super) salvage: Option<Salvage>,
     pub(super) keeper: Arc<Keeper>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) demand: Arc<Demand>,
@@ -117,8 +119,8 @@ impl Fill {
     /// Opens the partial file, and the source at its end. What an earlier try
     /// left is forgotten if the source has no such content.
     async fn begin(&self) -> Result<(Partial, Opened), FillError> {
-        let (digest, layout) = (self.digest, Arc::clone(&self.keeper.layout));
-        let partial = blocking(move || Partial::open(&layout, &digest)).await?;
+        let (digest, layout, salvage) = (self.digest, Arc::clone(&self.keeper.layout), self.salvage.clone());
+        let partial = blocking(move || Partial::open(&layout, &digest, salvage.as_ref())).await?;
         let opened = self.open(partial.hashed, None, &mut Tries::to_begin()).await;
         let useless = match &opened {
             Ok(opened) => opened.total.is_some_and(|total| total < partial.hashed),

@@ -20,13 +20,44 @@ pub(super) struct Partial {
     pub(super) hasher: Hasher,
 }
 
+/// The beginning of a stored blob that failed further on.
+#[derive(Debug, Clone)]
+pub(in crate::cache) struct Salvage {
+    pub(in crate::cache) file: Arc<File>,
+    /// Bytes from the start that could be read.
+    pub(in crate::cache) len: u64,
+}
+
+impl Salvage {
+    /// More than this takes longer to copy than anybody would wait for.
+    const MOST: u64 = 8 << 30;
+
+    /// Copies it, as far as it can be read now.
+    fn copy_to(&self, partial: &File) -> io::Result<()> {
+        let mut buffer = vec![0; RESUME_UNIT as usize];
+        let len = if self.len > Self::MOST { 0 } else { self.len };
+        for unit in 0..len / RESUME_UNIT {
+            match kernel::read_at(&self.file, &mut buffer, unit * RESUME_UNIT) {
+                Ok(read) if read == buffer.len() => partial.write_all_at(&buffer, unit * RESUME_UNIT)?,
+                Ok(_) | Err(_) => break,
+            }
+        }
+        Ok(())
+    }
+}
+
 impl Partial {
-    /// Opens the partial of an earlier try and hashes what is in it up to its
-    /// first hole, or begins a new one. There is always something left to ask
+    /// Opens the partial of an earlier try, or one made of `salvage`, and hashes
+    /// what is in it up to its first hole, or begins a new one. There is always something left to ask
     /// the source for: it is the source's answer that shows who may have the
     /// content.
-    pub(super) fn open(layout: &Layout, digest: &Digest) -> io::Result<Partial> {
+    pub(super) fn open(layout: &Layout, digest: &Digest, salvage: Option<&Salvage>) -> io::Result<Partial> {
         let file = layout.open_partial(digest)?;
+        if let Some(salvage) = salvage
+            && kernel::data_prefix(&file)? == 0
+        {
+            salvage.copy_to(&file)?;
+        }
         let units = kernel::data_prefix(&file)? / RESUME_UNIT;
         let mut hasher = Hasher::new(digest.algorithm());
         let mut before_last = hasher.clone();
