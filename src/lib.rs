@@ -25,3 +25,5 @@ pub mod registry;
 pub mod oci;
 
 pub mod kernel;
+
+pub mod nearest;

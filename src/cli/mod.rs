@@ -5,6 +5,8 @@ mod admin_client;
 mod cache;
 mod check;
 mod demo;
+mod known;
+mod reference;
 mod serve;
 
 use std::process::ExitCode;
@@ -38,6 +40,8 @@ enum Command {
     Check(check::Args),
     /// Look at what a running proxy has cached, and manage it
     Cache(cache::Args),
+    /// Print the reference that pulls an image through this proxy
+    Ref(reference::Args),
 }
 
 /// How a listing is shown.
@@ -59,6 +63,7 @@ impl Cli {
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Cache(args) => cache::run(&args),
+            Command::Ref(args) => reference::run(&args),
         };
         outcome.unwrap_or_else(|report| {
             match report.downcast_ref::<ConfigErrors>() {

@@ -12,7 +12,7 @@ use super::problem::{ConfigErrors, Place, Problems, nearest};
 use super::registry::Parsed;
 use super::secret::Sources;
 use super::section::{Environment, Found, Section};
-use super::{Settings, client, registry, units};
+use super::{Addresses, Settings, client, registry, units};
 use crate::access::Client;
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
@@ -40,6 +40,30 @@ pub(super) fn admin_listen(file: Option<&Path>, environment: &Environment) -> Re
         let admin = root.table("admin", "[admin]");
         let admin = admin.unwrap_or_else(|| Section::new("[admin]", None, environment, problems));
         Some(read_admin(&admin.overridden_by("admin")))
+    })
+}
+
+/// What references are made of; no secret is taken, and no other file read.
+pub(super) fn addresses(file: Option<&Path>, environment: &Environment) -> Result<Addresses, ConfigErrors> {
+    load_as(file, environment, read_addresses)
+}
+
+fn read_addresses<'a>(
+    root: &'a Spanned<DeValue<'a>>,
+    environment: &'a Environment,
+    problems: &'a Problems,
+) -> Option<Addresses> {
+    let root = Section::new("the file", Some(root), environment, problems);
+    let server = root.table("server", "[server]");
+    let server = server.unwrap_or_else(|| Section::new("[server]", None, environment, problems));
+    let server = server.overridden_by("server");
+    let public_url = read_public_url(&server, &read_listen(&server), server.has("tls"));
+    let sources = Sources { environment, withheld: true };
+    let registries =
+        read_registries(root.tables("registry"), &sources, problems, &mut Vec::new(), Duration::from_secs(60))?;
+    Some(Addresses {
+        public_url: public_url?,
+        registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
     })
 }
 
@@ -99,7 +123,8 @@ fn read<'a>(root: &'a Spanned<DeValue<'a>>, environment: &'a Environment, proble
     let log = read_log(log);
 
     let mut names = Vec::new();
-    let registries = read_registries(registry_sections, environment, problems, &mut names, tag_ttl)?;
+    let sources = Sources { environment, withheld: false };
+    let registries = read_registries(registry_sections, &sources, problems, &mut names, tag_ttl)?;
     let pins = check_pins(pins.unwrap_or_default(), &names, problems);
     let clients = read_clients(client_sections, &names, problems);
     if !expose_private && server.listen.iter().any(|address| !address.ip().is_loopback()) {
@@ -126,11 +151,7 @@ fn read_admin(admin: &Section<'_>) -> SocketAddr {
     admin.read("listen", address).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5001)))
 }
 
-fn read_server(
-    server: Section<'_>,
-    admin: Section<'_>,
-    limits: Section<'_>,
-) -> (ServerSettings, Option<url::Url>, bool) {
+fn read_listen(server: &Section<'_>) -> Vec<SocketAddr> {
     let problems = server.problems;
     let listen = server.list("listen", address).map(|found| found.into_iter().map(|found| found.value).collect());
     let listen: Vec<SocketAddr> = listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 5000))]);
@@ -143,6 +164,30 @@ fn read_server(
             "write it as `127.0.0.1:5000`".to_owned(),
         );
     }
+    listen
+}
+
+fn read_public_url(server: &Section<'_>, listen: &[SocketAddr], tls: bool) -> Option<url::Url> {
+    let scheme = if tls { "https" } else { "http" };
+    let port = listen.first().map_or(5000, SocketAddr::port);
+    let public_url = server.read("public_url", |text| match text.parse::<url::Url>() {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err("a URL must not carry a user name or password".to_owned())
+        }
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        _ if text.contains('@') => Err("it is no URL; write it as `https://proxy.example.com`".to_owned()),
+        _ => Err(format!("`{text}` is no URL; write it as `https://proxy.example.com`")),
+    });
+    public_url.or_else(|| format!("{scheme}://localhost:{port}").parse().ok())
+}
+
+fn read_server(
+    server: Section<'_>,
+    admin: Section<'_>,
+    limits: Section<'_>,
+) -> (ServerSettings, Option<url::Url>, bool) {
+    let problems = server.problems;
+    let listen = read_listen(&server);
     let admin_listen = read_admin(&admin);
     if admin_listen.port() != 0 && listen.contains(&admin_listen) {
         let message = format!("clients pull at {admin_listen} already: administration needs an address of its own");
@@ -162,17 +207,7 @@ fn read_server(
         _ => Err("it is \"auto\", \"splice\", \"mmap\" or \"read\"".to_owned()),
     });
     let tls = server.table("tls", "[server.tls]").and_then(read_tls);
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let port = listen.first().map_or(5000, SocketAddr::port);
-    let public_url = server.read("public_url", |text| match text.parse::<url::Url>() {
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            Err("a URL must not carry a user name or password".to_owned())
-        }
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
-        _ if text.contains('@') => Err("it is no URL; write it as `https://proxy.example.com`".to_owned()),
-        _ => Err(format!("`{text}` is no URL; write it as `https://proxy.example.com`")),
-    });
-    let public_url = public_url.or_else(|| format!("{scheme}://localhost:{port}").parse().ok());
+    let public_url = read_public_url(&server, &listen, tls.is_some());
     let expose_private = server.flag("expose_private").is_some_and(|flag| flag.value);
     let default = ServerLimits::default();
     let time = |key| limits.read(key, units::some_time);
@@ -276,18 +311,17 @@ fn read_log(log: Section<'_>) -> LogSettings {
 
 fn read_registries<'a>(
     sections: Vec<Section<'a>>,
-    environment: &'a Environment,
+    sources: &Sources<'a>,
     problems: &Problems,
     names: &mut Vec<RegistryName>,
     tag_ttl: Duration,
 ) -> Option<Vec<Parsed>> {
     if sections.is_empty() {
-        return implied(environment, names, tag_ttl);
+        return implied(sources, names, tag_ttl);
     }
-    let sources = Sources { environment };
     let mut registries: Vec<Parsed> = Vec::new();
     for section in sections {
-        let Some(parsed) = registry::read(section, &sources, names, tag_ttl) else { continue };
+        let Some(parsed) = registry::read(section, sources, names, tag_ttl) else { continue };
         for earlier in &registries {
             let (new, old) = (&parsed.registry, &earlier.registry);
             if let (Some(place), true) = (&parsed.default_place, old.is_default) {
@@ -316,14 +350,13 @@ fn read_registries<'a>(
 }
 
 /// Docker Hub, anonymous.
-fn implied(environment: &Environment, names: &mut Vec<RegistryName>, tag_ttl: Duration) -> Option<Vec<Parsed>> {
+fn implied(sources: &Sources<'_>, names: &mut Vec<RegistryName>, tag_ttl: Duration) -> Option<Vec<Parsed>> {
     let problems = Problems::of(None);
     let document = DeTable::parse(IMPLIED).ok()?;
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
-    let root = Section::new("the defaults", Some(&root), environment, &problems);
-    let sources = Sources { environment };
+    let root = Section::new("the defaults", Some(&root), sources.environment, &problems);
     let sections = root.tables("registry").into_iter();
-    Some(sections.filter_map(|section| registry::read(section, &sources, names, tag_ttl)).collect())
+    Some(sections.filter_map(|section| registry::read(section, sources, names, tag_ttl)).collect())
 }
 
 fn read_clients(sections: Vec<Section<'_>>, registries: &[RegistryName], problems: &Problems) -> Vec<Client> {

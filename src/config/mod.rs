@@ -52,6 +52,28 @@ pub struct Settings {
     pub log: LogSettings,
 }
 
+/// What a reference through the proxy is made of: all that `ref` and `rewrite`
+/// need to know, on machines that have none of the secrets.
+#[derive(Debug)]
+pub struct Addresses {
+    /// How clients reach the proxy.
+    pub public_url: url::Url,
+    /// The named registries, in the file's order. Their credentials and
+    /// authorities are stand-ins: nothing can be pulled with them.
+    pub registries: Vec<Arc<Registry>>,
+}
+
+impl Addresses {
+    /// Reads `file`, or without one the defaults. Secrets are not taken and
+    /// files that it names are not read.
+    ///
+    /// # Errors
+    /// All mistakes in what is read, each with its place.
+    pub fn load(file: Option<&Path>) -> Result<Addresses, ConfigErrors> {
+        load::addresses(file, &environment())
+    }
+}
+
 impl Settings {
     /// Reads `file`, or without one the defaults, with the environment of this
     /// process.

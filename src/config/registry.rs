@@ -121,7 +121,7 @@ pub(super) fn read(
     });
     let access_place = section.place_of("access");
     let default = section.flag("default").filter(|flag| flag.value);
-    let ca_pem = section.read("ca", authorities);
+    let ca_pem = section.read("ca", |path| if sources.withheld { Ok(Vec::new()) } else { authorities(path) });
     let max_connections = section.read("max_connections", units::count).unwrap_or(16);
     let tag_ttl = section.read("tag_ttl", units::duration).unwrap_or(tag_ttl);
     let name_place = section.place_of("name");

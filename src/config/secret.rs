@@ -10,6 +10,9 @@ use crate::registry::Secret;
 /// Where to take secrets from.
 pub(super) struct Sources<'a> {
     pub(super) environment: &'a Environment,
+    /// Only addresses are asked for: whoever asks may not have the secrets, nor
+    /// the other files that the configuration names.
+    pub(super) withheld: bool,
 }
 
 impl Sources<'_> {
@@ -23,6 +26,9 @@ impl Sources<'_> {
         plain_allowed: bool,
     ) -> Option<Secret> {
         let Found { value, place } = section.value(key)?;
+        if self.withheld {
+            return Some(Secret::new("-".to_owned()));
+        }
         let problems = section.problems;
         let table = match value {
             DeValue::Table(table) => table,

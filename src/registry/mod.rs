@@ -8,16 +8,20 @@
 mod credential;
 mod directory;
 mod form;
+mod image;
 mod kind;
 mod name;
 mod origin;
+mod through;
 
 pub use credential::{Credential, Secret};
 pub use directory::{Address, AddressHint, Directory, DirectoryError, Resolved};
 pub use form::{Connection, Form, FormError, Value};
+pub use image::{InvalidImage, Place, split_image};
 pub use kind::{Field, FieldKind, Kind};
 pub use name::{InvalidName, RegistryName};
 pub use origin::{HostPort, InvalidOrigin, Origin, Scheme};
+pub use through::{NotReferable, Through, TurnError, Turned};
 
 use std::sync::Arc;
 use std::time::Duration;
