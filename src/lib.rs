@@ -2,7 +2,7 @@
 //!
 //! The modules, in the order a pull meets them; each knows only those below.
 //! `cli`, `config`, `telemetry` and the wiring in `proxy` stand beside the way
-//! of a pull.
+//! of a pull, and so does `rewrite`, which turns the images of documents.
 
 pub mod cli;
 pub mod config;
@@ -19,6 +19,8 @@ pub mod pull;
 pub mod access;
 pub mod cache;
 pub mod upstream;
+
+pub mod rewrite;
 
 pub mod registry;
 
