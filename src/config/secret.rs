@@ -26,9 +26,6 @@ impl Sources<'_> {
         plain_allowed: bool,
     ) -> Option<Secret> {
         let Found { value, place } = section.value(key)?;
-        if self.withheld {
-            return Some(Secret::new("-".to_owned()));
-        }
         let problems = section.problems;
         let table = match value {
             DeValue::Table(table) => table,
@@ -72,6 +69,7 @@ impl Sources<'_> {
                 problems.add(&place.hidden(), message, format!("write it as `{key} = {{ file = \"/path\" }}`"));
                 None
             }
+            ("env" | "file", Some(_)) if self.withheld => Some(Secret::new("-".to_owned())),
             ("env", Some(name)) => self.in_environment(section, owner, key, name, &place),
             ("file", Some(path)) => in_file(section, owner, key, path, &place),
             ("env" | "file", None) => {

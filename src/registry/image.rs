@@ -8,7 +8,7 @@ const HUB: &str = "docker.io";
 
 /// Where an image is: a repository of a host, without tag or digest.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Place {
+pub struct ImageLocation {
     /// The host, Docker Hub where the image names none.
     pub host: HostPort,
     /// The repository there; on Docker Hub never of one part.
@@ -17,7 +17,7 @@ pub struct Place {
 
 /// Why a text is no image.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum InvalidImage {
+pub enum InvalidReference {
     /// Only its capitals are in the way.
     #[error("image names are lower case: `{lower}`")]
     Capitals {
@@ -34,25 +34,25 @@ pub enum InvalidImage {
 ///
 /// # Errors
 /// When tag or digest are none.
-pub fn split_image(text: &str) -> Result<(&str, &str), InvalidImage> {
+pub fn split_image(text: &str) -> Result<(&str, &str), InvalidReference> {
     let (tagged, digest) = match text.split_once('@') {
         Some((tagged, digest)) => (tagged, Some(digest)),
         None => (text, None),
     };
     if digest.is_some_and(|digest| digest.parse::<Digest>().is_err()) {
-        return Err(InvalidImage::Other);
+        return Err(InvalidReference::Other);
     }
     // A colon before the last slash belongs to a port.
     let last = tagged.rfind('/').map_or(0, |slash| slash + 1);
     let colon = tagged.get(last..).and_then(|last_part| last_part.find(':')).map(|colon| last + colon);
     let (name, tag) = colon.and_then(|colon| tagged.split_at_checked(colon)).unwrap_or((tagged, ""));
     if tag.strip_prefix(':').is_some_and(|tag| tag.parse::<Tag>().is_err()) {
-        return Err(InvalidImage::Other);
+        return Err(InvalidReference::Other);
     }
     Ok((name, text.get(name.len()..).unwrap_or_default()))
 }
 
-impl Place {
+impl ImageLocation {
     /// Where the image called `name` is; `name` is without tag and digest.
     ///
     /// As container runtimes read it: the first component is a host when it has
@@ -60,23 +60,23 @@ impl Place {
     ///
     /// # Errors
     /// When it is no name of an image.
-    pub fn of(name: &str) -> Result<Place, InvalidImage> {
+    pub fn of(name: &str) -> Result<ImageLocation, InvalidReference> {
         let (host, rest) = match name.split_once('/') {
             Some((first, rest)) if HostPort::looks_like_host(first) => (first, rest),
             _ => (HUB, name),
         };
-        let host: HostPort = host.parse().map_err(|_| InvalidImage::Other)?;
+        let host: HostPort = host.parse().map_err(|_| InvalidReference::Other)?;
         let Ok(repository) = rest.parse::<Repository>() else {
             let lower = name.to_ascii_lowercase();
             let capitals = rest.to_ascii_lowercase().parse::<Repository>().is_ok();
-            return Err(if capitals { InvalidImage::Capitals { lower } } else { InvalidImage::Other });
+            return Err(if capitals { InvalidReference::Capitals { lower } } else { InvalidReference::Other });
         };
         let repository = super::directory::with_library(host.is_docker_hub(), &repository);
-        Ok(Place { host, repository })
+        Ok(ImageLocation { host, repository })
     }
 }
 
-impl std::fmt::Display for Place {
+impl std::fmt::Display for ImageLocation {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "{}/{}", self.host, self.repository)
     }
@@ -88,7 +88,7 @@ mod tests {
 
     fn read(text: &str) -> Option<(String, String)> {
         let (name, rest) = split_image(text).ok()?;
-        Some((Place::of(name).ok()?.to_string(), rest.to_owned()))
+        Some((ImageLocation::of(name).ok()?.to_string(), rest.to_owned()))
     }
 
     #[test]
@@ -118,7 +118,7 @@ mod tests {
         {
             assert_eq!(read(text), None, "{text}");
         }
-        let lower = InvalidImage::Capitals { lower: "ghcr.io/example-org/app".to_owned() };
-        assert_eq!(Place::of("ghcr.io/Example-Org/app"), Err(lower));
+        let lower = InvalidReference::Capitals { lower: "ghcr.io/example-org/app".to_owned() };
+        assert_eq!(ImageLocation::of("ghcr.io/Example-Org/app"), Err(lower));
     }
 }

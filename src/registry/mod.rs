@@ -17,7 +17,7 @@ mod through;
 pub use credential::{Credential, Secret};
 pub use directory::{Address, AddressHint, Directory, DirectoryError, Resolved};
 pub use form::{Connection, Form, FormError, Value};
-pub use image::{InvalidImage, Place, split_image};
+pub use image::{ImageLocation, InvalidReference, split_image};
 pub use kind::{Field, FieldKind, Kind};
 pub use name::{InvalidName, RegistryName};
 pub use origin::{HostPort, InvalidOrigin, Origin, Scheme};

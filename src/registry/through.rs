@@ -7,7 +7,7 @@
 use std::fmt;
 use std::sync::Arc;
 
-use super::image::{InvalidImage, Place, split_image};
+use super::image::{ImageLocation, InvalidReference, split_image};
 use super::{Address, AddressHint, Directory, HostPort, Registry, Scheme};
 use crate::nearest::nearest;
 use crate::oci::Repository;
@@ -47,7 +47,7 @@ pub enum TurnError {
         /// As written.
         image: String,
         /// What is wrong with it.
-        error: InvalidImage,
+        error: InvalidReference,
     },
     /// The named registry does not exist.
     #[error("there is no registry `{name}`")]
@@ -202,7 +202,7 @@ impl Through {
     /// When `name` is no image, the registry does not exist or is not the
     /// image's, or no registry answers for the image.
     pub fn turn(&self, name: &str, registry: Option<&str>) -> Result<Turned, TurnError> {
-        let place = Place::of(name).map_err(|error| TurnError::Invalid { image: name.to_owned(), error })?;
+        let place = ImageLocation::of(name).map_err(|error| TurnError::Invalid { image: name.to_owned(), error })?;
         let named = registry.map(|registry| self.called(registry)).transpose()?;
         if let Some(own) = self.own(name, &place) {
             let registry = own?;
@@ -244,7 +244,7 @@ impl Through {
     }
 
     /// The registry of an image that names this proxy; `None` when it does not.
-    fn own(&self, name: &str, place: &Place) -> Option<Result<Arc<Registry>, TurnError>> {
+    fn own(&self, name: &str, place: &ImageLocation) -> Option<Result<Arc<Registry>, TurnError>> {
         let public: Option<HostPort> = self.host.parse().ok();
         let listed = || self.registries().iter().any(|registry| registry.hosts.contains(&place.host));
         if public.as_ref() != Some(&place.host) && !listed() {
@@ -260,7 +260,7 @@ impl Through {
     /// The registry that answers for an image of the outside, and the
     /// repository there: by host and prefix, or, for an image that a Docker
     /// daemon would ask its mirror for, the default one.
-    fn answering(&self, place: &Place) -> Option<(Arc<Registry>, Repository)> {
+    fn answering(&self, place: &ImageLocation) -> Option<(Arc<Registry>, Repository)> {
         let hint = AddressHint { before_v2: Some(place.host.to_string()), ..AddressHint::default() };
         let address = Address { name: place.repository.clone(), hint };
         let by_host = self.directory.resolve(&address, |_, _| false);
@@ -274,7 +274,7 @@ impl Through {
         Some((resolved.registry, resolved.repository))
     }
 
-    fn unanswered(&self, place: &Place) -> TurnError {
+    fn unanswered(&self, place: &ImageLocation) -> TurnError {
         let at_host =
             |registry: &&Arc<Registry>| registry.image_hosts.iter().any(|known| known.same_registry(&place.host));
         let places: Vec<String> =

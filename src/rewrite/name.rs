@@ -1,6 +1,6 @@
 //! What of a value is the name of an image, and what a template fills in.
 
-use crate::registry::{InvalidImage, Place, split_image};
+use crate::registry::{ImageLocation, InvalidReference, split_image};
 
 /// A value that is meant as an image.
 #[derive(Debug, PartialEq, Eq)]
@@ -10,14 +10,14 @@ pub(super) enum Name<'a> {
     /// A template fills in its name, or part of it.
     Template,
     /// No image.
-    Invalid(InvalidImage),
+    Invalid(InvalidReference),
 }
 
 /// Reads `value`. A variable is `$NAME`, `${NAME}` with any default, or
 /// `${{ … }}` or `{{ … }}`.
 pub(super) fn name(value: &str) -> Name<'_> {
     let Some(first) = [value.find('$'), value.find("{{")].into_iter().flatten().min() else {
-        return match split_image(value).and_then(|(name, _)| Place::of(name).map(|_| name)) {
+        return match split_image(value).and_then(|(name, _)| ImageLocation::of(name).map(|_| name)) {
             Ok(name) => Name::Known(name),
             Err(error) => Name::Invalid(error),
         };

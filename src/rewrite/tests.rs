@@ -271,6 +271,7 @@ fn every_mistake_is_told_with_its_place_and_its_fix() {
     assert!(said[0].starts_with("3:29: `a b`: not an image reference"), "{said:?}");
     let said = mistakes("ü: 1\nimage: [a\n");
     assert!(said[0].contains("neither YAML nor JSON"), "{said:?}");
+    assert!(mistakes("a: {{ .x }}-y\n")[0].contains("a Helm template is no YAML"));
     assert!(mistakes("a: *nothing\n")[0].starts_with("1:4: neither YAML nor JSON"));
 }
 

@@ -74,7 +74,9 @@ impl Tree {
                 Err(error) => {
                     let at = error.marker().byte_offset().unwrap_or(text.len());
                     let message = format!("neither YAML nor JSON: {}", error.info());
-                    return Err(Remark::at(text, at, message, None));
+                    let template = "a Helm template is no YAML: rewrite its values, or what `helm template` prints";
+                    let fix = text.contains("{{").then(|| template.to_owned());
+                    return Err(Remark::at(text, at, message, fix));
                 }
             };
             let span = span.byte_range().unwrap_or(text.len()..text.len());

@@ -74,7 +74,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         }
     }
     if mistakes > 0 {
-        let count = if mistakes == 1 { "a mistake".to_owned() } else { format!("{mistakes} mistakes") };
+        let count = if mistakes == 1 { "1 mistake".to_owned() } else { format!("{mistakes} mistakes") };
         eprintln!("\n{count}; nothing was written");
         return Ok(ExitCode::FAILURE);
     }

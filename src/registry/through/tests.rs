@@ -224,7 +224,7 @@ proptest! {
                 let address = turned.name.strip_prefix("localhost:5000/").unwrap().parse().unwrap();
                 let address = Address { name: address, hint: AddressHint::default() };
                 let meant = through.directory.resolve(&address, |_, _| false).unwrap();
-                prop_assert_eq!(&meant.repository, &Place::of(&image).unwrap().repository);
+                prop_assert_eq!(&meant.repository, &ImageLocation::of(&image).unwrap().repository);
                 prop_assert_eq!(&meant.registry.name, &turned.registry.name);
                 prop_assert!(!named || turned.registry.name.slug() == "reg-1");
                 // Turned again, it stays.
