@@ -2,7 +2,8 @@
 //!
 //! The modules, in the order a pull meets them; each knows only those below.
 //! `cli`, `config`, the sealed `store`, `telemetry` and the wiring in `proxy`
-//! stand beside the way of a pull.
+//! stand beside the way of a pull, and so does `rewrite`, which turns the images
+//! of documents.
 
 pub mod cli;
 pub mod config;
@@ -21,8 +22,12 @@ pub mod access;
 pub mod cache;
 pub mod upstream;
 
+pub mod rewrite;
+
 pub mod registry;
 
 pub mod oci;
 
 pub mod kernel;
+
+pub mod nearest;

@@ -5,6 +5,9 @@ mod admin_client;
 mod cache;
 mod check;
 mod demo;
+mod known;
+mod reference;
+mod rewrite;
 mod serve;
 
 use std::path::Path;
@@ -39,6 +42,13 @@ enum Command {
     Check(check::Args),
     /// Look at what a running proxy has cached, and manage it
     Cache(cache::Args),
+    /// Print the reference that pulls an image through this proxy
+    Ref(reference::Args),
+    /// Rewrite the images of workflow specs, compose files and manifests to go through this proxy
+    ///
+    /// Shows what changes as a diff, and writes it. Every byte outside the changed values stays as it is. When
+    /// anything is wrong, all mistakes are told, and nothing is written.
+    Rewrite(rewrite::Args),
 }
 
 /// How a listing is shown.
@@ -60,6 +70,8 @@ impl Cli {
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Cache(args) => cache::run(&args),
+            Command::Ref(args) => reference::run(&args),
+            Command::Rewrite(args) => rewrite::run(&args),
         };
         outcome.unwrap_or_else(|report| {
             match report.downcast_ref::<ConfigErrors>() {

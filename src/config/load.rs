@@ -12,7 +12,7 @@ use super::problem::{ConfigErrors, Place, Problems, nearest};
 use super::registry::Parsed;
 use super::secret::Sources;
 use super::section::{Environment, Found, Section};
-use super::{Settings, client, outbound, registry, store, units};
+use super::{Addresses, Settings, client, outbound, registry, store, units};
 use crate::access::{Client, ForeignCredentials, GateSettings, LoginLimits};
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
@@ -61,6 +61,25 @@ pub(super) fn admin_listen(file: Source<'_>, environment: &Environment) -> Resul
 /// Where the store is and what it is sealed with.
 pub(super) fn store(file: Source<'_>, environment: &Environment) -> Result<StoreSettings, ConfigErrors> {
     parse(file, environment, &Contents::default(), |input| Some(store::read(input.table("store"))))
+}
+
+/// What references are made of; no secret is taken, and no other file read.
+pub(super) fn addresses(
+    file: Source<'_>,
+    environment: &Environment,
+    contents: &Contents,
+) -> Result<Addresses, ConfigErrors> {
+    parse(file, environment, contents, |input| {
+        let root = input.root();
+        let server = input.table_of(&root, "server");
+        let public_url = read_public_url(&server, &read_listen(&server), server.has("tls"));
+        let defaults = registry::Defaults { tag_ttl: Duration::ZERO, stale_if_error: Duration::ZERO };
+        let registries = read_registries(input, root.tables("registry"), &mut Vec::new(), defaults, true)?;
+        Some(Addresses {
+            public_url: public_url?,
+            registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
+        })
+    })
 }
 
 /// Reads the configuration as a whole or in part.
@@ -128,7 +147,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let (server, admin, cache, limits, log) =
         (table("server"), table("admin"), table("cache"), table("limits"), table("log"));
     let store = store::read(table("store"));
-    let sources = Sources { environment: input.environment, stored: None };
+    let sources = Sources { environment: input.environment, stored: None, withheld: false };
     let way = outbound::common(table("upstream"), &limits, &sources);
     let (registry_sections, client_sections) = (root.tables("registry"), root.tables("client"));
     root.finish(|_| None);
@@ -148,7 +167,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let log = read_log(log);
 
     let mut names = Vec::new();
-    let registries = read_registries(input, registry_sections, &mut names, defaults)?;
+    let registries = read_registries(input, registry_sections, &mut names, defaults, false)?;
     let pins = check_pins(pins.unwrap_or_default(), &names, problems);
     let certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let clients = read_clients(client_sections.into_iter().chain(input.stored("client")), &names, certificates);
@@ -177,11 +196,7 @@ fn read_admin(admin: &Section<'_>) -> SocketAddr {
     admin.read("listen", address).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5001)))
 }
 
-fn read_server(
-    server: Section<'_>,
-    admin: Section<'_>,
-    limits: Section<'_>,
-) -> (ServerSettings, Option<url::Url>, bool) {
+fn read_listen(server: &Section<'_>) -> Vec<SocketAddr> {
     let problems = server.problems;
     let listen = server.list("listen", address).map(|found| found.into_iter().map(|found| found.value).collect());
     let listen: Vec<SocketAddr> = listen.unwrap_or_else(|| vec![SocketAddr::from(([127, 0, 0, 1], 5000))]);
@@ -194,6 +209,30 @@ fn read_server(
             "write it as `127.0.0.1:5000`".to_owned(),
         );
     }
+    listen
+}
+
+fn read_public_url(server: &Section<'_>, listen: &[SocketAddr], tls: bool) -> Option<url::Url> {
+    let scheme = if tls { "https" } else { "http" };
+    let port = listen.first().map_or(5000, SocketAddr::port);
+    let public_url = server.read("public_url", |text| match text.parse::<url::Url>() {
+        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
+            Err("a URL must not carry a user name or password".to_owned())
+        }
+        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
+        _ if text.contains('@') => Err("it is no URL; write it as `https://proxy.example.com`".to_owned()),
+        _ => Err(format!("`{text}` is no URL; write it as `https://proxy.example.com`")),
+    });
+    public_url.or_else(|| format!("{scheme}://localhost:{port}").parse().ok())
+}
+
+fn read_server(
+    server: Section<'_>,
+    admin: Section<'_>,
+    limits: Section<'_>,
+) -> (ServerSettings, Option<url::Url>, bool) {
+    let problems = server.problems;
+    let listen = read_listen(&server);
     let admin_listen = read_admin(&admin);
     if admin_listen.port() != 0 && listen.contains(&admin_listen) {
         let message = format!("clients pull at {admin_listen} already: administration needs an address of its own");
@@ -213,17 +252,7 @@ fn read_server(
         _ => Err("it is \"auto\", \"splice\", \"mmap\" or \"read\"".to_owned()),
     });
     let tls = server.table("tls", "[server.tls]").and_then(read_tls);
-    let scheme = if tls.is_some() { "https" } else { "http" };
-    let port = listen.first().map_or(5000, SocketAddr::port);
-    let public_url = server.read("public_url", |text| match text.parse::<url::Url>() {
-        Ok(url) if !url.username().is_empty() || url.password().is_some() => {
-            Err("a URL must not carry a user name or password".to_owned())
-        }
-        Ok(url) if matches!(url.scheme(), "http" | "https") && url.has_host() => Ok(url),
-        _ if text.contains('@') => Err("it is no URL; write it as `https://proxy.example.com`".to_owned()),
-        _ => Err(format!("`{text}` is no URL; write it as `https://proxy.example.com`")),
-    });
-    let public_url = public_url.or_else(|| format!("{scheme}://localhost:{port}").parse().ok());
+    let public_url = read_public_url(&server, &listen, tls.is_some());
     let expose_private = server.flag("expose_private").is_some_and(|flag| flag.value);
     let default = ServerLimits::default();
     let time = |key| limits.read(key, units::some_time);
@@ -353,12 +382,13 @@ fn read_registries<'a>(
     of_file: Vec<Section<'a>>,
     names: &mut Vec<RegistryName>,
     defaults: registry::Defaults,
+    withheld: bool,
 ) -> Option<Vec<Parsed<'a>>> {
     let stored = |name: &RegistryName, field: &str| {
         let key = (name.slug().to_owned(), field.to_owned());
         input.contents.secrets.get(&key).map(|stored| stored.secret.clone())
     };
-    let sources = Sources { environment: input.environment, stored: Some(&stored) };
+    let sources = Sources { environment: input.environment, stored: Some(&stored), withheld };
     let mut registries: Vec<Parsed<'a>> = Vec::new();
     let is_empty = of_file.is_empty();
     for section in of_file.into_iter().chain(input.stored("registry")) {
@@ -403,7 +433,7 @@ fn implied<'a>(input: &Input<'a>, names: &mut Vec<RegistryName>, defaults: regis
     let document = DeTable::parse(IMPLIED).ok()?;
     let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
     let root = Section::new("the defaults", Some(&root), input.environment, &problems);
-    let sources = Sources { environment: input.environment, stored: None };
+    let sources = Sources { environment: input.environment, stored: None, withheld: false };
     let parsed = registry::read(root.tables("registry").into_iter().next()?, &sources, names, defaults)?;
     let Parsed { registry, way, name_place, default_place, access_place, .. } = parsed;
     Some(Parsed { registry, way, name_place, default_place, access_place, problems: input.problems })

@@ -32,7 +32,7 @@ use crate::cache::CacheSettings;
 use crate::pull::{Freshness, ImageName};
 use crate::registry::Registry;
 use crate::server::ServerSettings;
-use crate::store::{Contents, StoreSettings};
+use crate::store::{Contents, Section, StoreSettings};
 use crate::telemetry::LogSettings;
 
 /// Everything a proxy needs to know.
@@ -58,6 +58,31 @@ pub struct Settings {
     pub gate: GateSettings,
     /// The log.
     pub log: LogSettings,
+}
+
+/// What a reference through the proxy is made of: all that `ref` and `rewrite`
+/// need to know, on machines that have none of the secrets.
+#[derive(Debug)]
+pub struct Addresses {
+    /// How clients reach the proxy.
+    pub public_url: url::Url,
+    /// The named registries, in the file's order. Their credentials and
+    /// authorities are stand-ins: nothing can be pulled with them.
+    pub registries: Vec<Arc<Registry>>,
+}
+
+impl Addresses {
+    /// Reads `file`, or without one the defaults, and the keys of registries
+    /// that are `stored`. Secrets are not taken and files that it names are not
+    /// read.
+    ///
+    /// # Errors
+    /// All mistakes in what is read, each with its place.
+    pub fn load(file: Option<&Path>, stored: Vec<toml::Table>) -> Result<Addresses, ConfigErrors> {
+        let registries = stored.into_iter().map(|keys| Section { keys, updated_at: 0 }).collect();
+        let contents = Contents { registries, ..Contents::default() };
+        load::addresses(configuration::read(file)?.as_source(), &environment(), &contents)
+    }
 }
 
 impl Settings {

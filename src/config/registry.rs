@@ -147,7 +147,7 @@ pub(super) fn read<'a>(
     });
     let access_place = section.place_of("access");
     let default = section.flag("default").filter(|flag| flag.value);
-    let ca_pem = section.read("ca", authorities);
+    let ca_pem = section.read("ca", |path| if sources.withheld { Ok(Vec::new()) } else { authorities(path) });
     let max_connections = section.read("max_connections", units::count).unwrap_or(16);
     let tag_ttl = section.read("tag_ttl", units::duration).unwrap_or(defaults.tag_ttl);
     let immutable_tags = values(section.list("immutable_tags", parse::<TagPattern>).unwrap_or_default());

@@ -15,6 +15,9 @@ pub(super) struct Sources<'a> {
     pub(super) environment: &'a Environment,
     /// The store; `None` where there is none.
     pub(super) stored: Option<Stored<'a>>,
+    /// Only addresses are asked for: whoever asks may not have the secrets, nor
+    /// the other files that the configuration names.
+    pub(super) withheld: bool,
 }
 
 impl Sources<'_> {
@@ -71,6 +74,11 @@ impl Sources<'_> {
                 problems.add(&place.hidden(), message, format!("write it as `{key} = {{ {source} = \"/path\" }}`"));
                 None
             }
+            ("env" | "file", Some(_)) | ("stored", None) if self.withheld => {
+                Some(Value::Secret(Secret::new("-".to_owned())))
+            }
+            // Where a login comes from as a whole, its user name need not be told.
+            ("docker_config", Some(_)) if self.withheld => "withheld".parse().ok().map(Value::Helper),
             ("env", Some(name)) => self.in_environment(section, owner, key, name, &place).map(Value::Secret),
             ("file", Some(path)) => in_file(section, owner, key, path, &place).map(Value::Source),
             ("docker_config", Some(path)) => in_file(section, owner, key, path, &place).map(Value::DockerConfig),

@@ -215,7 +215,7 @@ impl Directory {
 }
 
 /// Docker Hub keeps its official images under `library/`.
-fn with_library(is_docker_hub: bool, name: &Repository) -> Repository {
+pub(super) fn with_library(is_docker_hub: bool, name: &Repository) -> Repository {
     if is_docker_hub && name.components().count() == 1 {
         format!("library/{name}").parse().unwrap_or_else(|_| name.clone())
     } else {

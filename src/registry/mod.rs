@@ -10,21 +10,25 @@ mod directory;
 mod docker_config;
 mod ecr;
 mod form;
+mod image;
 mod kind;
 mod name;
 mod origin;
 mod outbound;
 mod pattern;
+mod through;
 
 pub use credential::{AwsKey, Credential, EntraApp, GoogleKey, HelperName, Secret, Source};
 pub use directory::{Address, AddressHint, Directory, DirectoryError, Resolved};
 pub use docker_config::{Entry, NoEntry, Server, find as find_login};
 pub use form::{Connection, Form, FormError, Value};
+pub use image::{ImageLocation, InvalidReference, split_image};
 pub use kind::{Field, FieldKind, Kind};
 pub use name::{InvalidName, RegistryName};
 pub use origin::{HostPort, InvalidOrigin, Origin, Scheme};
 pub use outbound::{Exception, Identity, Outbound, OutboundProxy, Reserve, Timeouts};
 pub use pattern::{InvalidPattern, TagPattern};
+pub use through::{NotReferable, Through, TurnError, Turned};
 
 use std::sync::Arc;
 use std::time::Duration;
