@@ -21,7 +21,7 @@ const NEW: &str = "c4nary-new-secret";
 fn text(upstream: &Upstream, keys: &str) -> String {
     format!(
         "[[registry]]\nname = \"r\"\nkind = \"generic\"\nurl = \"{0}\"\ninsecure = true\naccess = \"anyone\"\n\
-         allow_private = [\"127.0.0.0/8\"]\nredirect_origins = [\"http://127.0.0.1:1\"]\n{keys}\n",
+         allow_private = [\"127.0.0.0/8\"]\nredirect_origins = [\"http://127.0.0.1:1\"]\ntag_ttl = \"0s\"\n{keys}\n",
         upstream.origin(),
     )
 }

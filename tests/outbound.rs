@@ -219,6 +219,9 @@ impl Names {
     }
 }
 
+/// Every answer is upstream's of now.
+const UNREMEMBERED: &str = "[cache]\ntag_ttl = \"0s\"\nstale_if_error = \"0s\"\nnot_found_ttl = \"0s\"\n";
+
 #[test]
 fn a_name_with_addresses_of_both_families_is_reached_over_whichever_answers() {
     let Some(names) = Names::new("::1 registry.test\n127.0.0.1 registry.test") else { return };
@@ -239,7 +242,7 @@ fn f22_a_name_that_leads_elsewhere_is_followed_without_a_restart() {
     for upstream in [&first, &second] {
         upstream.image("app", "1", &[]);
     }
-    let proxy = names.start(port, "[limits]\nupstream_connection_age = \"100ms\"\n");
+    let proxy = names.start(port, &format!("[limits]\nupstream_connection_age = \"100ms\"\n{UNREMEMBERED}"));
     assert_eq!(proxy.get("/v2/app/manifests/1").status, 200, "{}", proxy.log());
     names.say("127.0.0.2 registry.test");
     assert!(crate::support::proxy::eventually(|| {
@@ -260,7 +263,7 @@ fn a_connection_of_a_certain_age_is_not_used_again() {
     let upstream = Upstream::start();
     upstream.image("app", "1", &[]);
     let connections = |age: &str| {
-        let proxy = plain(&upstream, &format!("[limits]\nupstream_connection_age = \"{age}\"\n"), "");
+        let proxy = plain(&upstream, &format!("[limits]\nupstream_connection_age = \"{age}\"\n{UNREMEMBERED}"), "");
         upstream.forget();
         for _ in 0..4 {
             assert_eq!(proxy.get("/v2/app/manifests/1").status, 200);

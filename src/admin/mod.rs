@@ -80,7 +80,6 @@ impl Admin {
     fn router(self) -> Router {
         let v1 = Router::new()
             .merge(cache::routes())
-            .merge(pins::routes())
             .merge(offline::routes())
             .merge(limits::routes())
             .merge(pins::routes())
