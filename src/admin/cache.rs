@@ -93,7 +93,7 @@ fn question(admin: &Admin, query: &str) -> Result<Question, Failed> {
                 Ok(limit) => question.limit = Some(limit),
                 Err(_) => return bad(format!("`limit` has to be a number, not `{value}`")),
             },
-            "registry" => match admin.directory.called(&value) {
+            "registry" => match admin.directory.load().called(&value) {
                 Some(registry) => question.registry = Some(Arc::clone(registry)),
                 None => return Err(no_registry(&value)),
             },
@@ -106,7 +106,7 @@ fn question(admin: &Admin, query: &str) -> Result<Question, Failed> {
     }
     match (repository, &question.registry) {
         (Some(name), Some(registry)) => {
-            let resolved = admin.directory.within(registry.name.slug(), &name);
+            let resolved = admin.directory.load().within(registry.name.slug(), &name);
             question.repository = Some(resolved.map_err(|_| not_its(registry, &name))?.repository);
         }
         (Some(_), None) => return Err(failure(StatusCode::BAD_REQUEST, "`repository` needs a `registry`")),
@@ -138,7 +138,8 @@ fn entry(holding: &Holding) -> BlobEntry {
 
 async fn usage(State(admin): State<Admin>) -> Result<Json<Usage>, Failed> {
     let holdings = holdings(&admin).await?;
-    let registries = admin.directory.registries().iter().map(|registry| {
+    let directory = admin.directory.load();
+    let registries = directory.registries().iter().map(|registry| {
         let mut repositories = HashSet::new();
         let mut used = Amount::default();
         for holding in &holdings {

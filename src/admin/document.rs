@@ -269,35 +269,6 @@ pub struct Reloaded {
     pub after_restart: Vec<String>,
 }
 
-/// `GET /api/v1/clients`
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct Clients {
-    /// All that are in force.
-    pub clients: Vec<ClientEntry>,
-}
-
-/// One client; also the answer to adding or changing one.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-pub struct ClientEntry {
-    /// Its name.
-    pub name: String,
-    /// How it is known: `password`, `token`, `certificate` or `networks`.
-    pub proof: String,
-    /// What it may pull.
-    pub grants: Vec<String>,
-    /// Whether it is stored: one of the configuration file is changed there.
-    pub stored: bool,
-}
-
-/// `POST /api/v1/clients` and `PUT /api/v1/clients/{name}`: the keys of
-/// `[[client]]`.
-#[derive(Clone, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct ClientForm {
-    /// The keys.
-    pub settings: serde_json::Map<String, serde_json::Value>,
-}
-
 /// `GET /api/v1/limits`
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Limits {

@@ -16,6 +16,7 @@ async fn limits(State(admin): State<Admin>) -> Json<Limits> {
     let mut registries: Vec<_> = admin
         .puller
         .traffic()
+        .iter()
         .map(|(registry, traffic)| {
             let (pull_limit_reached, other_limit_reached) = traffic.limited();
             let pull_limit = traffic.pull_limit().map(|read| PullLimitReading {

@@ -5,6 +5,7 @@
 //! * `cache`: what is stored
 //! * `limits`: what upstreams allow, and which are in trouble
 //! * `pins`: what stays
+//! * `registries`: which there are, and changing them, by `operator`
 //! * `offline`: whether upstreams are asked
 //! * `readings`: metrics of the layers below
 //! * `document`: the documents of the API
@@ -14,13 +15,16 @@ pub mod document;
 mod guard;
 mod limits;
 mod offline;
+mod operator;
 mod pins;
 mod readings;
+mod registries;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use arc_swap::ArcSwap;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
@@ -30,6 +34,7 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::operator::{Operator, Refused, RegistryChange};
 pub use self::readings::Readings;
 
 use self::document::Failure;
@@ -42,8 +47,24 @@ use crate::telemetry::Metrics;
 pub struct Admin {
     metrics: Arc<Metrics>,
     puller: Arc<Puller>,
-    directory: Arc<Directory>,
+    directory: Arc<ArcSwap<Directory>>,
+    operator: Arc<dyn Operator>,
     ready: Arc<AtomicBool>,
+}
+
+/// Seconds since 1970 as RFC 3339 has them, in UTC.
+pub fn timestamp(seconds: u64) -> String {
+    // Civil from days (Howard Hinnant's algorithm): exact for all of this era.
+    let (days, rest) = (seconds / 86_400, seconds % 86_400);
+    let shifted = days + 719_468;
+    let (era, day_of_era) = (shifted / 146_097, shifted % 146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let shifted_month = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * shifted_month + 2) / 5 + 1;
+    let month = if shifted_month < 10 { shifted_month + 3 } else { shifted_month - 9 };
+    let year = year_of_era + era * 400 + u64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", rest / 3600, rest / 60 % 60, rest % 60)
 }
 
 /// What of the API could not be done.
@@ -55,8 +76,13 @@ fn failure(status: StatusCode, error: impl Into<String>) -> Failed {
 
 impl Admin {
     /// Not ready yet.
-    pub fn new(metrics: Arc<Metrics>, puller: Arc<Puller>, directory: Arc<Directory>) -> Admin {
-        Admin { metrics, puller, directory, ready: Arc::new(AtomicBool::new(false)) }
+    pub fn new(
+        metrics: Arc<Metrics>,
+        puller: Arc<Puller>,
+        directory: Arc<ArcSwap<Directory>>,
+        operator: Arc<dyn Operator>,
+    ) -> Admin {
+        Admin { metrics, puller, directory, operator, ready: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Says whether new requests should come here: not before the data
@@ -71,7 +97,8 @@ impl Admin {
             info!(listener = "admin", %address, "listening");
         }
         let router = self.router();
-        let served = axum::serve(listener, router).with_graceful_shutdown(stopping.cancelled_owned());
+        let served = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
+            .with_graceful_shutdown(stopping.cancelled_owned());
         if let Err(error) = served.await {
             warn!(%error, "the admin listener ended");
         }
@@ -81,6 +108,7 @@ impl Admin {
         let v1 = Router::new()
             .merge(cache::routes())
             .merge(offline::routes())
+            .merge(registries::routes())
             .merge(limits::routes())
             .merge(pins::routes())
             .method_not_allowed_fallback(|| async {

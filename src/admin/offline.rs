@@ -13,7 +13,8 @@ pub(super) fn routes() -> Router<Admin> {
 }
 
 async fn status(State(admin): State<Admin>) -> Json<OfflineStatus> {
-    let own = admin.directory.registries().iter().filter(|registry| registry.offline);
+    let directory = admin.directory.load();
+    let own = directory.registries().iter().filter(|registry| registry.offline);
     Json(OfflineStatus {
         offline: admin.puller.all_offline(),
         registries: own.map(|registry| registry.name.display().to_owned()).collect(),

@@ -32,8 +32,9 @@ fn entry(pin: Pin) -> PinEntry {
 async fn pin(State(admin): State<Admin>, Path(path): Path<(String, String)>) -> Result<Json<PinEntry>, Failed> {
     let image = image(&path)?;
     writable(&admin)?;
-    let registry = admin.directory.by_name(&image.registry).ok_or_else(|| no_registry(&image.registry))?;
-    let found = admin.directory.within(&image.registry, &image.repository);
+    let directory = admin.directory.load_full();
+    let registry = directory.by_name(&image.registry).ok_or_else(|| no_registry(&image.registry))?;
+    let found = directory.within(&image.registry, &image.repository);
     let found = found.map_err(|_| not_its(registry, &image.repository))?;
     match admin.puller.pin(&found.registry, &found.repository, &image.reference).await {
         Ok(Some(pin)) => Ok(Json(entry(pin))),
@@ -49,7 +50,7 @@ async fn unpin(State(admin): State<Admin>, Path(path): Path<(String, String)>) -
     let image = image(&path)?;
     writable(&admin)?;
     // A registry that is configured no longer has no prefix any more.
-    let (registry, repository) = match admin.directory.within(&image.registry, &image.repository) {
+    let (registry, repository) = match admin.directory.load().within(&image.registry, &image.repository) {
         Ok(found) => (found.registry.name.slug().to_owned(), found.repository),
         Err(_) => (image.registry.to_ascii_lowercase(), image.repository.clone()),
     };

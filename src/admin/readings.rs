@@ -47,7 +47,7 @@ impl Collector for Readings {
             puller.tag_counts().refusals(),
         )?;
         page.counters("upstream_requests", "Requests to registries and their redirects, by class of answer", |add| {
-            puller.traffic().try_for_each(|(registry, traffic)| {
+            puller.traffic().iter().try_for_each(|(registry, traffic)| {
                 let registry = registry.name.slug();
                 traffic
                     .answers()
@@ -56,26 +56,26 @@ impl Collector for Readings {
             })
         })?;
         page.counters("upstream_bytes", "Bytes of manifests, lists and blobs received from upstream", |add| {
-            puller.traffic().try_for_each(|(of, traffic)| add(&[("registry", of.name.slug())], traffic.bytes()))
+            puller.traffic().iter().try_for_each(|(of, traffic)| add(&[("registry", of.name.slug())], traffic.bytes()))
         })?;
         page.counters("upstream_token_requests", "Requests to token services", |add| {
-            puller.traffic().try_for_each(|(of, traffic)| add(&[("registry", of.name.slug())], traffic.tokens()))
+            puller.traffic().iter().try_for_each(|(of, traffic)| add(&[("registry", of.name.slug())], traffic.tokens()))
         })?;
         let gauge = MetricType::Gauge;
         page.family("upstream_pull_limit", "Pulls per window that upstream allows", gauge, |add| {
-            puller.traffic().try_for_each(|(of, traffic)| match traffic.pull_limit() {
+            puller.traffic().iter().try_for_each(|(of, traffic)| match traffic.pull_limit() {
                 Some(read) => add(&[("registry", of.name.slug())], read.limit),
                 None => Ok(()),
             })
         })?;
         page.family("upstream_pulls_remaining", "Pulls that are left in the window", gauge, |add| {
-            puller.traffic().try_for_each(|(of, traffic)| match traffic.pull_limit() {
+            puller.traffic().iter().try_for_each(|(of, traffic)| match traffic.pull_limit() {
                 Some(read) => add(&[("registry", of.name.slug())], read.remaining),
                 None => Ok(()),
             })
         })?;
         page.counters("upstream_limited", "Refusals because of a rate limit of upstream", |add| {
-            puller.traffic().try_for_each(|(of, traffic)| {
+            puller.traffic().iter().try_for_each(|(of, traffic)| {
                 let (registry, (pulls, other)) = (of.name.slug(), traffic.limited());
                 add(&[("registry", registry), ("limit", "pulls")], pulls)?;
                 add(&[("registry", registry), ("limit", "other")], other)
@@ -86,7 +86,7 @@ impl Collector for Readings {
             "Endpoints left alone because they failed again and again",
             gauge,
             |add| {
-                puller.traffic().try_for_each(|(of, traffic)| {
+                puller.traffic().iter().try_for_each(|(of, traffic)| {
                     let registry = of.name.slug();
                     traffic.endpoints().try_for_each(|(endpoint, open)| {
                         add(&[("registry", registry), ("endpoint", &endpoint.to_string())], u64::from(open))

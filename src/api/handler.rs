@@ -3,6 +3,8 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
+
 use http::header::{
     ACCEPT, AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING,
 };
@@ -21,7 +23,7 @@ use crate::telemetry::{Audit, Event, Metrics, RequestLabels};
 
 /// The data listener's API.
 pub struct Api {
-    directory: Arc<Directory>,
+    directory: Arc<ArcSwap<Directory>>,
     gate: Arc<Gate>,
     puller: Arc<Puller>,
     ping: PingMode,
@@ -60,7 +62,7 @@ type Refusal = Box<Response<Body>>;
 impl Api {
     /// The API over `directory`, guarded by `gate`.
     pub fn new(
-        directory: Arc<Directory>,
+        directory: Arc<ArcSwap<Directory>>,
         gate: Arc<Gate>,
         puller: Arc<Puller>,
         ping: PingMode,
@@ -181,7 +183,7 @@ impl Api {
     }
 
     fn ping(&self, hint: &AddressHint, principal: &Principal) -> Result<Response<Body>, Refusal> {
-        let challenge = match self.directory.resolve_ping(hint) {
+        let challenge = match self.directory.load().resolve_ping(hint) {
             Err(_) => return Err(Box::new(self.refusal(principal))),
             Ok(registry) => match self.ping {
                 PingMode::Open => false,
@@ -208,7 +210,7 @@ impl Api {
         let address = Address { name: name.clone(), hint };
         let granted =
             |registry: &Registry, repository: &Repository| self.gate.may_pull(principal, registry, repository);
-        match self.directory.resolve(&address, granted) {
+        match self.directory.load().resolve(&address, granted) {
             Ok(found) if granted(&found.registry, &found.repository) => Ok(found),
             found => {
                 if let Ok(Resolved { registry, repository, .. }) = found

@@ -7,7 +7,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
 
 use super::Outcome;
-use crate::config::Settings;
+use crate::config::{Configuration, Settings};
 use crate::proxy::Proxy;
 use crate::telemetry;
 
@@ -20,12 +20,12 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let (_, settings) = super::configuration(args.config.as_deref())?;
+    let (configuration, settings) = super::configuration(args.config.as_deref())?;
     telemetry::start(&settings.log).map_err(|error| miette::miette!("{error}"))?;
-    super::runtime()?.block_on(serve(settings))
+    super::runtime()?.block_on(serve(settings, configuration))
 }
 
-async fn serve(settings: Settings) -> Outcome {
+async fn serve(settings: Settings, configuration: Configuration) -> Outcome {
     for registry in &settings.registries {
         info!(
             registry = %registry.name,
@@ -38,12 +38,16 @@ async fn serve(settings: Settings) -> Outcome {
     let failed = |error: std::io::Error| miette::miette!("signals cannot be received: {error}");
     let (mut terminate, mut interrupt) =
         (signal(SignalKind::terminate()).map_err(failed)?, signal(SignalKind::interrupt()).map_err(failed)?);
+    let mut hang_up = signal(SignalKind::hangup()).map_err(failed)?;
     // A file that may not grow further is an error of its write, not the end.
     let _file_size = signal(SignalKind::from_raw(rustix::process::Signal::XFSZ.as_raw())).map_err(failed)?;
-    let proxy = Proxy::start(settings).await.map_err(|error| miette::miette!("{error}"))?;
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
+    let proxy = Proxy::start(settings, Some(configuration)).await.map_err(|error| miette::miette!("{error}"))?;
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hang_up.recv() => proxy.reload().await,
+        }
     }
     info!("stopping: running transfers may finish");
     proxy.shutdown().await;

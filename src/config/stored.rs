@@ -4,11 +4,12 @@
 //! runs. What the configuration file says is the file's to change; of its
 //! registries only secrets can be stored.
 
+use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::problem::nearest;
 use super::{ChangeError, Configuration, Settings};
-use crate::registry::{FieldKind, Kind, RegistryName, Secret};
+use crate::registry::{FieldKind, Kind, Registry, RegistryName, Secret};
 use crate::store::{Contents, Section, SectionKind, StoredSecret};
 
 /// Secrets to store by field; without one, what is stored is forgotten.
@@ -74,16 +75,7 @@ impl Configuration {
     /// As [`ChangeError`] says; nothing is changed then.
     pub fn add_registry(&mut self, keys: toml::Table, secrets: Secrets) -> Changed {
         let known = self.registry_names();
-        self.change(|contents| {
-            let name = name_of(&keys).ok_or(Refusal::Nameless)?;
-            if let Some(earlier) = known.iter().find(|known| same(known, &name)) {
-                return Err(Refusal::Exists { what: "registry", name: earlier.clone() });
-            }
-            check_secrets(&keys, &secrets)?;
-            put_secrets(contents, &name, secrets);
-            contents.registries.push(Section { keys, updated_at: now() });
-            Ok(())
-        })
+        self.change(|contents| add_registry(contents, &known, keys, secrets))
     }
 
     /// Replaces what is known of the registry `name`: its keys, where some are
@@ -93,32 +85,32 @@ impl Configuration {
     /// As [`ChangeError`] says; nothing is changed then.
     pub fn replace_registry(&mut self, name: &str, keys: Option<toml::Table>, secrets: Secrets) -> Changed {
         let known = self.registry_names();
-        self.change(|contents| {
-            let Some(at) = contents.registries.iter().position(|section| same(section.name(), name)) else {
-                let of_file = known.iter().find(|known| same(known, name));
-                let Some(of_file) = of_file else { return Err(unknown("registry", name, &known)) };
-                if keys.is_some() {
-                    return Err(Refusal::OfFile { what: "registry", name: of_file.clone() });
-                }
-                put_secrets(contents, of_file, secrets);
-                return Ok(());
-            };
-            let Some(section) = contents.registries.get_mut(at) else { return Ok(()) };
-            if let Some(keys) = keys {
-                let new = name_of(&keys).ok_or(Refusal::Nameless)?;
-                if !same(&new, name) && known.iter().any(|known| same(known, &new)) {
-                    return Err(Refusal::Exists { what: "registry", name: new });
-                }
-                (section.keys, section.updated_at) = (keys, now());
-                rename_secrets(contents, name, &new);
-            }
-            let Some(section) = contents.registries.get(at) else { return Ok(()) };
-            check_secrets(&section.keys, &secrets)?;
-            let name = section.name().to_owned();
-            drop_strangers(contents, at, &name);
-            put_secrets(contents, &name, secrets);
-            Ok(())
-        })
+        self.change(|contents| replace_registry(contents, &known, name, keys, secrets))
+    }
+
+    /// The registry that adding it, or replacing `name`, would make. Nothing is
+    /// changed.
+    ///
+    /// # Errors
+    /// As [`ChangeError`] says.
+    pub fn candidate(
+        &self,
+        name: Option<&str>,
+        keys: Option<toml::Table>,
+        secrets: Secrets,
+    ) -> Result<Arc<Registry>, ChangeError<Refusal>> {
+        let known = self.registry_names();
+        let mut contents = self.store().contents().clone();
+        let called = keys.as_ref().and_then(name_of).or_else(|| name.map(str::to_owned));
+        let called = called.ok_or(ChangeError::Refused(Refusal::Nameless))?;
+        let changed = match (name, keys) {
+            (Some(name), keys) => replace_registry(&mut contents, &known, name, keys, secrets),
+            (None, Some(keys)) => add_registry(&mut contents, &known, keys, secrets),
+            (None, None) => Err(Refusal::Nameless),
+        };
+        changed.map_err(ChangeError::Refused)?;
+        let found = self.with(&contents)?.registries.into_iter().find(|registry| same(registry.name.slug(), &called));
+        found.ok_or_else(|| ChangeError::Refused(unknown("registry", &called, &known)))
     }
 
     /// Removes a stored registry, or the stored secrets of one of the file.
@@ -206,6 +198,49 @@ impl Configuration {
     }
 }
 
+fn add_registry(contents: &mut Contents, known: &[String], keys: toml::Table, secrets: Secrets) -> Result<(), Refusal> {
+    let name = name_of(&keys).ok_or(Refusal::Nameless)?;
+    if let Some(earlier) = known.iter().find(|known| same(known, &name)) {
+        return Err(Refusal::Exists { what: "registry", name: earlier.clone() });
+    }
+    check_secrets(&keys, &secrets)?;
+    put_secrets(contents, &name, secrets);
+    contents.registries.push(Section { keys, updated_at: now() });
+    Ok(())
+}
+
+fn replace_registry(
+    contents: &mut Contents,
+    known: &[String],
+    name: &str,
+    keys: Option<toml::Table>,
+    secrets: Secrets,
+) -> Result<(), Refusal> {
+    let Some(section) = contents.registries.iter_mut().find(|section| same(section.name(), name)) else {
+        let of_file = known.iter().find(|known| same(known, name));
+        let of_file = of_file.ok_or_else(|| unknown("registry", name, known))?;
+        if keys.is_some() {
+            return Err(Refusal::OfFile { what: "registry", name: of_file.clone() });
+        }
+        put_secrets(contents, of_file, secrets);
+        return Ok(());
+    };
+    if let Some(keys) = keys {
+        let new = name_of(&keys).ok_or(Refusal::Nameless)?;
+        if !same(&new, name) && known.iter().any(|known| same(known, &new)) {
+            return Err(Refusal::Exists { what: "registry", name: new });
+        }
+        (section.keys, section.updated_at) = (keys, now());
+    }
+    let keys = section.keys.clone();
+    check_secrets(&keys, &secrets)?;
+    let new = name_of(&keys).unwrap_or_default();
+    rename_secrets(contents, name, &new);
+    drop_strangers(contents, &keys);
+    put_secrets(contents, &new, secrets);
+    Ok(())
+}
+
 fn name_of(keys: &toml::Table) -> Option<String> {
     keys.get("name").and_then(toml::Value::as_str).map(str::to_owned)
 }
@@ -272,10 +307,9 @@ fn rename_secrets(contents: &mut Contents, old: &str, new: &str) {
 
 /// Secrets of fields that the registry's kind does not have any more, or that
 /// it takes from elsewhere now.
-fn drop_strangers(contents: &mut Contents, at: usize, name: &str) {
-    let Some(keys) = contents.registries.get(at).map(|section| section.keys.clone()) else { return };
-    let fields = kind_of(&keys).map_or(&[][..], Kind::fields);
-    let slug = slug(name);
+fn drop_strangers(contents: &mut Contents, keys: &toml::Table) {
+    let fields = kind_of(keys).map_or(&[][..], Kind::fields);
+    let slug = slug(&name_of(keys).unwrap_or_default());
     contents.secrets.retain(|(of, field), _| {
         *of != slug || fields.iter().any(|known| known.name == field) && !keys.contains_key(field)
     });

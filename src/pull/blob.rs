@@ -93,7 +93,7 @@ impl Puller {
         digest: &Digest,
         question: BlobQuestion<'_>,
     ) -> Result<BlobReply> {
-        let upstream = self.upstream(registry)?;
+        let upstream = &self.upstream(registry)?;
         let link = self.links.get(registry, repository, digest);
         let mut linked = link.is_some();
         let BlobQuestion { range, method, client, peer } = question;
@@ -191,7 +191,7 @@ impl Puller {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<BlobHead> {
-        let upstream = self.upstream(registry)?;
+        let upstream = &self.upstream(registry)?;
         let linked = self.links.get(registry, repository, digest).is_some();
         if self.is_offline(registry) {
             let blob = self.stored_offline(registry, repository, digest).await?;

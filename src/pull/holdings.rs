@@ -37,10 +37,10 @@ impl Puller {
             holdings.iter().enumerate().map(|(place, holding)| (holding.digest, place)).collect();
         self.links.for_each(|registry, repository, digest, link| {
             let Some(holding) = places.get(digest).and_then(|place| holdings.get_mut(*place)) else { return };
-            let Some(upstream) = self.upstreams.get(registry) else { return };
+            let Some(served) = self.upstreams.get(registry) else { return };
             let Ok(repository) = repository.parse() else { return };
-            if link.holds_for(upstream.registry()) {
-                holding.links.push((Arc::clone(upstream.registry()), repository));
+            if link.holds_for(&served.registry) {
+                holding.links.push((served.registry, repository));
             }
         });
         for holding in &mut holdings {

@@ -130,7 +130,7 @@ impl Puller {
     ) -> Result<ListReply> {
         let query = query.encode();
         let whose = Whose { registry, repository, what: format!("tags {query}"), ttl: TAGS_TTL };
-        let upstream = self.upstream(registry)?;
+        let upstream = &self.upstream(registry)?;
         let (asked_of, own) = (Arc::clone(upstream), repository.clone());
         let ask = async move {
             let page = asked_of.tags(&own, &query).await?;
@@ -159,7 +159,7 @@ impl Puller {
     ) -> Result<ListReply> {
         let query = query.encode();
         let whose = Whose { registry, repository, what: format!("referrers {digest} {query}"), ttl: REFERRERS_TTL };
-        let upstream = self.upstream(registry)?;
+        let upstream = &self.upstream(registry)?;
         let (asked_of, own, digest) = (Arc::clone(upstream), repository.clone(), *digest);
         let ask = async move { ask_referrers(&asked_of, &own, &digest, &query).await };
         let (page, stale) = self.list(&whose, upstream, ask).await?;

@@ -169,8 +169,7 @@ impl Puller {
     }
 
     fn subject(&self, registry: &Registry, repository: &Repository, reference: &Reference) -> Result<Subject> {
-        let (upstream, repository, reference) =
-            (Arc::clone(self.upstream(registry)?), repository.clone(), reference.clone());
+        let (upstream, repository, reference) = (self.upstream(registry)?, repository.clone(), reference.clone());
         Ok(Subject { upstream, repository, reference })
     }
 }

@@ -21,6 +21,7 @@ mod quota;
 mod repeat;
 mod shares;
 mod tag;
+mod upstreams;
 
 pub use blob::{BlobBody, BlobHead, BlobQuestion, BlobReply};
 pub use counts::{BlobCounts, TagCounts};
@@ -34,7 +35,6 @@ pub use passthrough::Passthrough;
 pub use pin::{ImageName, InvalidImage, Pin, Unpinned};
 pub use tag::Tags;
 
-use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -55,7 +55,7 @@ pub struct Puller {
     links: Arc<Links>,
     /// Through which registry and repository a running fill was begun.
     fillers: moka::sync::Cache<Digest, (String, Repository)>,
-    upstreams: HashMap<String, Arc<Upstream>>,
+    upstreams: upstreams::Upstreams,
     asker: ask::Asker,
     lookups: flight::Flights<std::result::Result<(Manifest, counts::TagFrom), Failed>>,
     lists: list::Lists,
@@ -85,11 +85,7 @@ impl Puller {
         freshness: &Freshness,
         pinned: &[(Arc<Registry>, Repository, Reference)],
     ) -> std::result::Result<Puller, (String, TlsError)> {
-        let mut upstreams = HashMap::new();
-        for registry in registries {
-            let upstream = Upstream::new(Arc::clone(registry)).map_err(|error| (registry.name.to_string(), error))?;
-            upstreams.insert(registry.name.slug().to_owned(), Arc::new(upstream));
-        }
+        let upstreams = upstreams::Upstreams::new(registries)?;
         let pinned =
             pinned.iter().map(|(registry, repository, reference)| pin::Key::of(registry, repository, reference));
         let links = Arc::new(links);
@@ -153,10 +149,29 @@ impl Puller {
         self.lists.forget(registry);
     }
 
+    /// From now on `registries` are in force. Running transfers go on. What an
+    /// upstream allowed to a registry that is gone, or that now asks as
+    /// somebody else, is forgotten. Not for the way of a pull: the index of
+    /// links is read through.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new); nothing has changed then.
+    pub fn replace_registries(&self, registries: &[Arc<Registry>]) -> std::result::Result<(), (String, TlsError)> {
+        for changed in self.upstreams.replace(registries)? {
+            self.forget(&changed.before);
+            self.fillers.invalidate_all();
+            if !changed.keeps_links {
+                self.links.revoke(&changed.before, None);
+            }
+        }
+        Ok(())
+    }
+
     /// What was asked of each registry's upstream and what came back, in no
     /// order.
-    pub fn traffic(&self) -> impl Iterator<Item = (&Arc<Registry>, &Arc<Traffic>)> {
-        self.upstreams.values().map(|upstream| (upstream.registry(), upstream.traffic()))
+    pub fn traffic(&self) -> Vec<(Arc<Registry>, Arc<Traffic>)> {
+        let all = self.upstreams.all().into_iter();
+        all.map(|served| (served.registry, Arc::clone(served.upstream.traffic()))).collect()
     }
 
     /// Finishes what is on its way to disk.
@@ -222,7 +237,12 @@ impl Puller {
         why
     }
 
-    fn upstream(&self, registry: &Registry) -> Result<&Arc<Upstream>> {
-        self.upstreams.get(registry.name.slug()).ok_or(Error::NotFound)
+    fn upstream(&self, registry: &Registry) -> Result<Arc<Upstream>> {
+        let served = self.upstreams.get(registry.name.slug()).ok_or(Error::NotFound)?;
+        // The registry may have become another since the request was resolved:
+        // what was granted there is not granted here.
+        let same = std::ptr::eq(&*served.registry, registry)
+            || served.registry.reads_what(registry) && served.registry.prefix == registry.prefix;
+        if same { Ok(served.upstream) } else { Err(Error::NotFound) }
     }
 }

@@ -26,15 +26,15 @@ struct Claim {
 }
 
 impl Puller {
-    /// Keeps the quotas until `stopping`; returns at once where there is none.
+    /// Keeps the quotas until `stopping`.
     pub async fn keep_quotas(self: Arc<Self>, stopping: CancellationToken) {
-        if self.upstreams.values().all(|upstream| upstream.registry().quota.is_none()) {
-            return;
-        }
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = tokio::time::sleep(LOOK_EVERY) => {}
+            }
+            if self.upstreams.all().iter().all(|served| served.registry.quota.is_none()) {
+                continue;
             }
             let puller = Arc::clone(&self);
             let Ok(orphans) = tokio::task::spawn_blocking(move || puller.drop_links_over_quota()).await else { return };
@@ -57,8 +57,8 @@ impl Puller {
             }
         });
         let mut orphans = Vec::new();
-        for upstream in self.upstreams.values() {
-            let registry = upstream.registry();
+        for served in self.upstreams.all() {
+            let registry = served.registry;
             let Some(quota) = registry.quota else { continue };
             let mut own: Vec<(u64, Digest)> = claims
                 .iter()
@@ -86,7 +86,7 @@ impl Puller {
                 claims.retain(|claim| {
                     let others = claim.registry != registry.name.slug();
                     if !others {
-                        self.links.remove(registry, &claim.repository, &digest);
+                        self.links.remove(&registry, &claim.repository, &digest);
                     }
                     others
                 });

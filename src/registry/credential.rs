@@ -38,6 +38,14 @@ impl Secret {
     }
 }
 
+impl PartialEq for Secret {
+    fn eq(&self, other: &Secret) -> bool {
+        self.expose() == other.expose()
+    }
+}
+
+impl Eq for Secret {}
+
 impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(secret)")
@@ -45,7 +53,7 @@ impl fmt::Debug for Secret {
 }
 
 /// A secret, and where it may change.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Source {
     /// It is what it is until somebody replaces it.
     Fixed(Secret),
@@ -104,7 +112,7 @@ impl std::str::FromStr for HelperName {
 }
 
 /// A registry's credential.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Credential {
     /// None: upstream sees an anonymous client.
     Anonymous,
@@ -148,7 +156,7 @@ pub enum Credential {
 }
 
 /// An AWS access key for ECR.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AwsKey {
     /// Access key id.
     pub id: String,
@@ -165,7 +173,7 @@ pub struct AwsKey {
 }
 
 /// A Google service account's key.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct GoogleKey {
     /// The key file's JSON text.
     pub key: Source,
@@ -174,7 +182,7 @@ pub struct GoogleKey {
 }
 
 /// A Microsoft Entra application (service principal).
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EntraApp {
     /// Directory (tenant) id.
     pub tenant: String,
@@ -205,6 +213,24 @@ impl Credential {
     /// Whether upstream sees an anonymous client.
     pub fn is_anonymous(&self) -> bool {
         matches!(self, Credential::Anonymous)
+    }
+
+    /// Whether it is for all that is known the account of `other`: what one was
+    /// allowed to read, the other is. Only secrets differ then.
+    pub fn is_account_of(&self, other: &Credential) -> bool {
+        match (self, other) {
+            (Credential::Password { username, .. }, Credential::Password { username: other, .. }) => username == other,
+            (Credential::TokenAsBoth(_), Credential::TokenAsBoth(_)) => true,
+            (
+                Credential::DockerConfig { server, username, .. },
+                Credential::DockerConfig { server: at, username: of, .. },
+            ) => (server, username) == (at, of),
+            (Credential::Entra(app), Credential::Entra(other)) => {
+                (&app.tenant, &app.client_id) == (&other.tenant, &other.client_id)
+            }
+            // A key or a refresh token says nothing that could be compared.
+            (one, other) => one == other,
+        }
     }
 
     /// The provider's API that it is exchanged at, besides the registry and its

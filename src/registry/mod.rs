@@ -47,7 +47,7 @@ pub enum AccessMode {
 }
 
 /// Where a registry's requests may go, beyond its own origin.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct EgressSettings {
     /// Plain HTTP is allowed, to the registry's own origins only.
     pub insecure: bool,
@@ -126,6 +126,46 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Whether `other` is this registry, but for what upstream is shown.
+    pub fn differs_in_credential_only(&self, other: &Registry) -> bool {
+        // Whoever adds a field has to say here what a change of it means.
+        let Registry {
+            name,
+            kind,
+            origin,
+            endpoints,
+            image_hosts,
+            prefix,
+            known_realms,
+            credential: _,
+            access,
+            is_default,
+            hosts,
+            egress,
+            tag_ttl,
+            immutable_tags,
+            stale_if_error,
+            offline,
+            links,
+            quota,
+        } = self;
+        name.display() == other.name.display()
+            && (kind, origin, endpoints, image_hosts)
+                == (&other.kind, &other.origin, &other.endpoints, &other.image_hosts)
+            && (prefix, known_realms, access) == (&other.prefix, &other.known_realms, &other.access)
+            && (is_default, hosts, egress) == (&other.is_default, &other.hosts, &other.egress)
+            && (tag_ttl, immutable_tags, stale_if_error)
+                == (&other.tag_ttl, &other.immutable_tags, &other.stale_if_error)
+            && (offline, links, quota) == (&other.offline, &other.links, &other.quota)
+    }
+
+    /// Whether what upstream allowed to this registry counts for `other` too:
+    /// the same place, asked with the same account.
+    pub fn reads_what(&self, other: &Registry) -> bool {
+        (self.kind, &self.origin, &self.endpoints) == (other.kind, &other.origin, &other.endpoints)
+            && self.credential.is_account_of(&other.credential)
+    }
+
     /// The registry's own origins: the first is preferred.
     pub fn origins(&self) -> impl Iterator<Item = &Origin> {
         std::iter::once(&self.origin).chain(&self.endpoints)

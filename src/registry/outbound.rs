@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::{Origin, Secret};
 
 /// Everything about the way to a registry that an operator may choose.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Outbound {
     /// How long is waited for what.
     pub timeouts: Timeouts,
@@ -75,7 +75,7 @@ impl Reserve {
 }
 
 /// A certificate and its key, both in PEM form.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identity {
     /// The chain.
     pub certificate_pem: Arc<[u8]>,
@@ -84,7 +84,7 @@ pub struct Identity {
 }
 
 /// A proxy that requests leave through.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct OutboundProxy {
     /// Its host; IPv6 addresses in brackets.
     pub host: String,

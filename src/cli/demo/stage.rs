@@ -47,7 +47,8 @@ impl Stage {
         let environment = BTreeMap::from([(PASSWORD.to_owned(), password)]);
         let mut settings = Settings::parse("demo", &configuration(&upstream), &environment)?;
         settings.cache.dir = scratch.join("cache");
-        let proxy = Proxy::start(settings).await.map_err(|error| miette!("the proxy cannot be started: {error}"))?;
+        let proxy =
+            Proxy::start(settings, None).await.map_err(|error| miette!("the proxy cannot be started: {error}"))?;
         let proxy_address = proxy.data_addresses().first().copied();
         let proxy_address = proxy_address.ok_or_else(|| miette!("the proxy listens nowhere"))?;
         Ok(Stage { upstream, proxy, proxy_address, image, storm_image })

@@ -63,8 +63,8 @@ impl Puller {
     fn described(&self, entry: &pins::Entry) -> Pin {
         let Key { registry, repository, reference } = &entry.key;
         let image = match self.upstreams.get(registry.as_str()) {
-            Some(upstream) => {
-                let registry = upstream.registry();
+            Some(served) => {
+                let registry = served.registry;
                 // As it can be written again: a name with blanks cannot.
                 let display = registry.name.display();
                 let name = if registry.name.matches(display) { display } else { registry.name.slug() };
@@ -128,8 +128,8 @@ impl Puller {
         loop {
             let mut failed = Vec::new();
             for key in waiting {
-                let Some(upstream) = self.upstreams.get(key.registry.as_str()) else { continue };
-                let registry = Arc::clone(upstream.registry());
+                let Some(served) = self.upstreams.get(key.registry.as_str()) else { continue };
+                let registry = served.registry;
                 let asked = self.manifest(&registry, &key.repository, &key.reference, || Accept::Anything);
                 let answer = tokio::select! {
                     () = stopping.cancelled() => return,

@@ -50,7 +50,7 @@ impl Puller {
         }
         self.not_refused(registry, repository, Asked::Manifest, tag.as_str())?;
         let subject = Subject {
-            upstream: Arc::clone(self.upstream(registry)?),
+            upstream: self.upstream(registry)?,
             repository: repository.clone(),
             reference: Reference::Tag(tag.clone()),
         };
@@ -116,7 +116,7 @@ impl Puller {
         }
         self.not_refused(registry, repository, Asked::Manifest, tag.as_str())?;
         let subject = Subject {
-            upstream: Arc::clone(self.upstream(registry)?),
+            upstream: self.upstream(registry)?,
             repository: repository.clone(),
             reference: Reference::Tag(tag.clone()),
         };

@@ -4,18 +4,22 @@
 //! upstream for each registry, starts the listeners, and takes it all down in
 //! the order that loses nothing.
 
+mod live;
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use arc_swap::ArcSwap;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
+use self::live::Live;
 use crate::access::{Gate, Links};
-use crate::admin::{Admin, Readings};
+use crate::admin::{Admin, Operator, Readings};
 use crate::api::Api;
 use crate::cache::{Cache, LayoutError};
-use crate::config::Settings;
+use crate::config::{Configuration, Settings};
 use crate::kernel;
 use crate::pull::{Puller, Tags};
 use crate::registry::Directory;
@@ -29,6 +33,7 @@ pub struct Proxy {
     admin: Admin,
     admin_address: Option<SocketAddr>,
     puller: Arc<Puller>,
+    operator: Arc<dyn Operator>,
     stopping: CancellationToken,
     tasks: TaskTracker,
 }
@@ -63,11 +68,13 @@ pub enum StartError {
 }
 
 impl Proxy {
-    /// Starts everything.
+    /// Starts everything. `configuration` is where `settings` are from, and what
+    /// the admin API changes; without one it changes nothing.
     ///
     /// # Errors
     /// As [`StartError`] says; nothing is left running then.
-    pub async fn start(settings: Settings) -> Result<Proxy, StartError> {
+    pub async fn start(settings: Settings, configuration: Option<Configuration>) -> Result<Proxy, StartError> {
+        let fixed = live::fixed(&settings);
         kernel::raise_file_limit();
         let (links_path, tags_path) = (settings.cache.dir.join("links.redb"), settings.cache.dir.join("tags.redb"));
         let cache = Cache::open(settings.cache)?;
@@ -75,7 +82,7 @@ impl Proxy {
             true => (Links::open(&links_path), Tags::open(&tags_path)),
             false => (Links::in_memory(), Tags::in_memory()),
         };
-        let directory = Arc::new(Directory::new(settings.registries.clone()));
+        let directory = Directory::new(settings.registries.clone());
         let mut pinned = Vec::new();
         for image in &settings.pins {
             match directory.within(&image.registry, &image.repository) {
@@ -83,6 +90,7 @@ impl Proxy {
                 Err(error) => warn!(%image, %error, "this image cannot be pinned"),
             }
         }
+        let directory = Arc::new(ArcSwap::from_pointee(directory));
         let puller = Puller::new(&settings.registries, cache, links, tags, &settings.freshness, &pinned)
             .map_err(|(registry, cause)| StartError::Registry { registry, cause })?;
         let puller = Arc::new(puller);
@@ -103,7 +111,9 @@ impl Proxy {
         let admin_address = listener.local_addr().ok();
         let server = Server::start(&settings.server, Arc::new(api))?;
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let admin = Admin::new(metrics, Arc::clone(&puller), directory);
+        let live = Live::new(configuration, Arc::clone(&directory), Arc::clone(&puller), gate, audit, fixed);
+        let operator: Arc<dyn Operator> = Arc::new(live);
+        let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator));
         if puller.cache().is_writer() {
             tasks.spawn(Arc::clone(&puller).keep_quotas(stopping.clone()));
             let (puller, stopping) = (Arc::clone(&puller), stopping.clone());
@@ -111,7 +121,7 @@ impl Proxy {
         }
         tasks.spawn(admin.clone().serve(listener, stopping.clone()));
         admin.set_ready(true);
-        Ok(Proxy { server, admin, admin_address, puller, stopping, tasks })
+        Ok(Proxy { server, admin, admin_address, puller, operator, stopping, tasks })
     }
 
     /// Where clients pull.
@@ -122,6 +132,14 @@ impl Proxy {
     /// Where health and metrics are.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address
+    }
+
+    /// Reads the configuration file anew; what is wrong with it is logged, and
+    /// changes nothing.
+    pub async fn reload(&self) {
+        let operator = Arc::clone(&self.operator);
+        // It has said itself how it went.
+        let _ = tokio::task::spawn_blocking(move || operator.reload()).await;
     }
 
     /// Stops: not ready at once, running transfers may finish, then what is

@@ -1,0 +1,238 @@
+//! The configuration in force: changed by the admin API, read anew on SIGHUP.
+//!
+//! A change counts at once for what is asked from then on; what runs, runs to
+//! its end. A change that is not sound as a whole changes nothing.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use arc_swap::ArcSwap;
+use tracing::{info, warn};
+
+use crate::access::Gate;
+use crate::admin::document::{RegistryEntry, Reloaded, SecretEntry};
+use crate::admin::{Operator, Refused, RegistryChange};
+use crate::config::{ChangeError, ConfigErrors, Configuration, Refusal, Settings};
+use crate::pull::Puller;
+use crate::registry::{AccessMode, Directory, Registry};
+use crate::telemetry::{Audit, Event};
+
+/// What can change while the proxy runs.
+pub(super) struct Live {
+    /// One change at a time. Absent where settings were given without a
+    /// configuration to change.
+    configuration: Mutex<Option<Configuration>>,
+    directory: Arc<ArcSwap<Directory>>,
+    puller: Arc<Puller>,
+    gate: Arc<Gate>,
+    audit: Arc<Audit>,
+    /// What counts only from the start on, as it is in force.
+    fixed: Vec<(&'static str, String)>,
+}
+
+/// What a change of takes a restart, by what it is called.
+pub(super) fn fixed(settings: &Settings) -> Vec<(&'static str, String)> {
+    vec![
+        ("[server]", format!("{:?} {}", settings.server, settings.public_url)),
+        ("[cache]", format!("{:?} {:?}", settings.cache, settings.freshness)),
+        ("pin", format!("{:?}", settings.pins)),
+        ("[limits] of logins", format!("{:?}", settings.gate)),
+        ("[store]", format!("{:?}", settings.store)),
+        ("[log]", format!("{:?}", settings.log)),
+    ]
+}
+
+impl Live {
+    pub(super) fn new(
+        configuration: Option<Configuration>,
+        directory: Arc<ArcSwap<Directory>>,
+        puller: Arc<Puller>,
+        gate: Arc<Gate>,
+        audit: Arc<Audit>,
+        fixed: Vec<(&'static str, String)>,
+    ) -> Live {
+        Live { configuration: Mutex::new(configuration), directory, puller, gate, audit, fixed }
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Configuration>> {
+        self.configuration.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Puts registries and clients in force.
+    fn apply(&self, settings: Settings) -> Result<(), Refused> {
+        let Settings { registries, clients, .. } = settings;
+        let replaced = self.puller.replace_registries(&registries);
+        replaced.map_err(|(registry, cause)| Refused::Unsound(format!("registry `{registry}`: {cause}")))?;
+        self.directory.store(Arc::new(Directory::new(registries)));
+        self.gate.replace(clients);
+        Ok(())
+    }
+
+    fn entry(&self, configuration: &Configuration, registry: &Registry) -> RegistryEntry {
+        let contents = configuration.store().contents();
+        let name = registry.name.display();
+        let section = contents.registries.iter().find(|section| section.name() == name);
+        let secret = |(field, stored): (&str, &crate::store::StoredSecret)| SecretEntry {
+            field: field.to_owned(),
+            fingerprint: configuration.store().fingerprint(&stored.secret).unwrap_or_default(),
+            updated_at: crate::admin::timestamp(stored.updated_at),
+        };
+        RegistryEntry {
+            name: name.to_owned(),
+            address: registry.name.slug().to_owned(),
+            kind: registry.kind.to_string(),
+            upstream: registry.origin.to_string(),
+            prefix: registry.prefix.as_ref().map(ToString::to_string),
+            access: match registry.access {
+                AccessMode::Anyone => "anyone".to_owned(),
+                AccessMode::Grants => "grants".to_owned(),
+            },
+            default: registry.is_default,
+            has_credential: !registry.credential.is_anonymous(),
+            stored: section.is_some(),
+            settings: section.and_then(|section| serde_json::to_value(&section.keys).ok()?.as_object().cloned()),
+            secrets: contents.secrets_of(registry.name.slug()).map(secret).collect(),
+        }
+    }
+
+    fn found(&self, configuration: &Configuration, name: &str) -> Result<RegistryEntry, Refused> {
+        let directory = self.directory.load();
+        let registry =
+            directory.called(name).ok_or_else(|| Refused::Unknown(format!("there is no registry `{name}`")))?;
+        Ok(self.entry(configuration, registry))
+    }
+
+    fn note(&self, event: &'static str, registry: &str, by: std::net::IpAddr) {
+        let event = Event { event, outcome: "done", peer: Some(by), registry: Some(registry), ..Event::default() };
+        self.audit.operator(&event);
+    }
+}
+
+fn no_configuration() -> Refused {
+    Refused::Unsound("this proxy was started without a configuration that could be changed".to_owned())
+}
+
+fn refused(error: ChangeError<Refusal>) -> Refused {
+    match error {
+        ChangeError::Refused(refusal) => match &refusal {
+            Refusal::Unknown { .. } => Refused::Unknown(refusal.to_string()),
+            Refusal::Exists { .. } | Refusal::OfFile { .. } => Refused::Conflict(refusal.to_string()),
+            Refusal::SecretInClear(_) | Refusal::NoSecret { .. } | Refusal::Nameless => {
+                Refused::Unsound(refusal.to_string())
+            }
+        },
+        ChangeError::Config(errors) => Refused::Unsound(told(&errors)),
+        ChangeError::Store(error) => Refused::Failed(error.to_string()),
+    }
+}
+
+/// All mistakes in one line each, with what to do.
+fn told(errors: &ConfigErrors) -> String {
+    let told = errors.problems.iter().map(|problem| match problem.fix() {
+        Some(fix) => format!("{} ({fix})", problem.message()),
+        None => problem.message().to_owned(),
+    });
+    told.collect::<Vec<_>>().join("; ")
+}
+
+impl Operator for Live {
+    fn registries(&self) -> Vec<RegistryEntry> {
+        let guard = self.lock();
+        let Some(configuration) = guard.as_ref() else { return Vec::new() };
+        self.directory.load().registries().iter().map(|registry| self.entry(configuration, registry)).collect()
+    }
+
+    fn registry(&self, name: &str) -> Result<RegistryEntry, Refused> {
+        let guard = self.lock();
+        self.found(guard.as_ref().ok_or_else(no_configuration)?, name)
+    }
+
+    fn add_registry(&self, change: RegistryChange, by: std::net::IpAddr) -> Result<RegistryEntry, Refused> {
+        let mut guard = self.lock();
+        let configuration = guard.as_mut().ok_or_else(no_configuration)?;
+        let keys = change.keys.ok_or_else(|| Refused::Unsound("`settings` are missing".to_owned()))?;
+        let name = keys.get("name").and_then(toml::Value::as_str).unwrap_or_default().to_owned();
+        let ((), settings) = configuration.add_registry(keys, change.secrets).map_err(refused)?;
+        self.apply(settings)?;
+        self.note("registry_added", &name, by);
+        self.found(configuration, &name)
+    }
+
+    fn replace_registry(
+        &self,
+        name: &str,
+        change: RegistryChange,
+        by: std::net::IpAddr,
+    ) -> Result<RegistryEntry, Refused> {
+        let mut guard = self.lock();
+        let configuration = guard.as_mut().ok_or_else(no_configuration)?;
+        let new = change.keys.as_ref().and_then(|keys| keys.get("name")?.as_str().map(str::to_owned));
+        let (keys, secrets) = (change.keys.is_some(), !change.secrets.is_empty());
+        let ((), settings) = configuration.replace_registry(name, change.keys, change.secrets).map_err(refused)?;
+        self.apply(settings)?;
+        let name = new.as_deref().unwrap_or(name);
+        for (event, happened) in [("registry_changed", keys), ("credential_changed", secrets)] {
+            if happened {
+                self.note(event, name, by);
+            }
+        }
+        self.found(configuration, name)
+    }
+
+    fn remove_registry(&self, name: &str, by: std::net::IpAddr) -> Result<(), Refused> {
+        let mut guard = self.lock();
+        let configuration = guard.as_mut().ok_or_else(no_configuration)?;
+        let ((), settings) = configuration.remove_registry(name).map_err(refused)?;
+        self.apply(settings)?;
+        self.note("registry_removed", name, by);
+        Ok(())
+    }
+
+    fn candidate(&self, name: Option<&str>, change: RegistryChange) -> Result<Arc<Registry>, Refused> {
+        let guard = self.lock();
+        let configuration = guard.as_ref().ok_or_else(no_configuration)?;
+        configuration.candidate(name, change.keys, change.secrets).map_err(refused)
+    }
+
+    fn reload(&self) -> Result<Reloaded, Refused> {
+        let mut guard = self.lock();
+        let configuration = guard.as_mut().ok_or_else(no_configuration)?;
+        let settings = configuration.reload().map_err(|errors| {
+            warn!(%errors, "the configuration was not reloaded: the old one counts");
+            Refused::Unsound(format!("the configuration was not reloaded: {}", told(&errors)))
+        })?;
+        let now = fixed(&settings);
+        let after_restart: Vec<String> = now
+            .iter()
+            .zip(&self.fixed)
+            .filter(|((_, now), (_, then))| now != then)
+            .map(|((what, _), _)| (*what).to_owned())
+            .collect();
+        self.apply(settings)?;
+        if after_restart.is_empty() {
+            info!("the configuration was reloaded");
+        } else {
+            warn!(
+                after_restart = after_restart.join(", "),
+                "the configuration was reloaded; some of it counts after a restart"
+            );
+        }
+        Ok(Reloaded { after_restart })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_restart_is_asked_for_only_where_something_fixed_has_changed() {
+        let parse = |text: &str| fixed(&Settings::parse("t.toml", text, &Default::default()).unwrap());
+        let differing = |text: &str| {
+            let (one, other) = (parse(""), parse(text));
+            one.iter().zip(&other).filter(|(a, b)| a != b).map(|((what, _), _)| *what).collect::<Vec<_>>()
+        };
+        assert_eq!(differing("[[registry]]\nname = \"a\"\nkind = \"quay\"\n"), Vec::<&str>::new());
+        assert_eq!(differing("[server]\nlisten = \"127.0.0.1:1\"\n"), ["[server]"]);
+        assert_eq!(differing("[cache]\ntag_ttl = \"1s\"\nmax_size = \"1GiB\"\n"), ["[cache]"]);
+    }
+}
