@@ -34,6 +34,7 @@ mod rate_limits;
 mod real_clients;
 mod redirects;
 mod reference_command;
+mod registries;
 mod restart;
 mod rewrite;
 mod segments;

@@ -254,7 +254,9 @@ fn same(a: &str, b: &str) -> bool {
 }
 
 fn unknown(what: &'static str, name: &str, known: &[String]) -> Refusal {
-    let near = nearest(name, known.iter().map(String::as_str)).map(str::to_owned);
+    let slugs: Vec<String> = known.iter().map(|known| slug(known)).collect();
+    let near = nearest(&slug(name), slugs.iter().map(String::as_str));
+    let near = near.and_then(|near| known.iter().find(|known| slug(known) == near)).cloned();
     Refusal::Unknown { what, name: name.to_owned(), near }
 }
 

@@ -130,6 +130,33 @@ pub(crate) fn send(address: SocketAddr, method: &str, target: &str, headers: &[(
     open(address, method, target, headers).finish()
 }
 
+/// Sends a JSON document and reads the whole answer.
+#[track_caller]
+pub(crate) fn send_json(address: SocketAddr, method: &str, target: &str, document: &str) -> Response {
+    exchange_json(address, method, target, document).unwrap_or_else(|| panic!("{method} {target}: no answer"))
+}
+
+/// As [`send_json`]; gives the status, unless the other side is gone.
+pub(crate) fn try_send_json(address: SocketAddr, method: &str, target: &str, document: &str) -> Option<u16> {
+    exchange_json(address, method, target, document).map(|answer| answer.status)
+}
+
+fn exchange_json(address: SocketAddr, method: &str, target: &str, document: &str) -> Option<Response> {
+    let stream = TcpStream::connect(address).ok()?;
+    stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
+    let request = format!(
+        "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
+         Content-Length: {}\r\n\r\n{document}",
+        document.len()
+    );
+    (&stream).write_all(request.as_bytes()).ok()?;
+    let mut wire = BufReader::new(stream);
+    let head = head(&mut wire)?;
+    let left =
+        if head.status == 204 { Some(0) } else { head.header("content-length").map(|length| length.parse().unwrap()) };
+    Some(Exchange { wire, head, left }.finish())
+}
+
 /// GET.
 #[track_caller]
 pub(crate) fn get(address: SocketAddr, target: &str) -> Response {

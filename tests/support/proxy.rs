@@ -176,6 +176,11 @@ impl Proxy {
         self.running.as_ref().unwrap().process.limit_files(files);
     }
 
+    /// Its process.
+    pub(crate) fn pid(&self) -> rustix::process::Pid {
+        self.running.as_ref().unwrap().process.pid()
+    }
+
     /// The cache directory.
     pub(crate) fn cache(&self) -> PathBuf {
         self.dir.path().join("cache")
