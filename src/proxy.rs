@@ -100,7 +100,7 @@ impl Proxy {
         let admin_address = listener.local_addr().ok();
         let server = Server::start(&settings.server, Arc::new(api))?;
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let admin = Admin::new(metrics, Arc::clone(&puller), directory);
+        let admin = Admin::new(metrics, Arc::clone(&puller), directory, audit);
         if puller.cache().is_writer() {
             tasks.spawn(Arc::clone(&puller).keep_quotas(stopping.clone()));
             let (puller, stopping) = (Arc::clone(&puller), stopping.clone());

@@ -519,6 +519,25 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn c10_a_grant_that_is_removed_counts_for_the_next_request_no_longer() {
+        let text = "[[registry]]\nname = \"hub\"\nkind = \"docker-hub\"\naccess = \"grants\"\n";
+        let registry =
+            crate::config::Settings::parse("t.toml", text, &Default::default()).unwrap().registries.remove(0);
+        let repository: Repository = "library/alpine".parse().unwrap();
+        let mut robot = client("robot", Proof::Token { sha256: crate::oci::Digest::sha256_of(b"t0ken").hex() });
+        robot.grants = vec!["hub/library/*".parse().unwrap()];
+        let gate = gate_of(vec![robot.clone()]);
+        let ask = async || gate.identify(sends(b"bearer t0ken")).await.unwrap();
+        let principal = ask().await;
+        assert!(gate.may_pull(&principal, &registry, &repository));
+        robot.grants.clear();
+        gate.replace(vec![robot]);
+        let principal = ask().await;
+        assert_eq!(principal.name(), Some("robot"));
+        assert!(!gate.may_pull(&principal, &registry, &repository));
+    }
+
+    #[tokio::test]
     async fn an_unknown_user_never_passes_by_the_password_of_another() {
         let gate = gate();
         for n in 0..20 {

@@ -28,6 +28,8 @@ const TABLE: TableDefinition<'_, &str, (u64, Option<u64>, &str)> = TableDefiniti
 const RECENT: u64 = 100_000;
 /// Links are committed at this pace; a crash loses at most so much.
 const COMMIT_EVERY: Duration = Duration::from_millis(500);
+/// When a link was seen that is gone.
+const GONE: u64 = 0;
 
 /// That upstream allowed reading, and what it said of the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -126,7 +128,7 @@ impl Links {
     fn find(&self, registry: &Registry, repository: &Repository, digest: &Digest) -> Option<Link> {
         let key = key(registry, repository, digest);
         if let Some(link) = self.recent.get(key.as_str()) {
-            return Some(link);
+            return Some(link).filter(|link| link.seen_at != GONE);
         }
         let revoked = self.revoked.load(Ordering::SeqCst);
         let link = self.stored.as_ref()?.read(&key)?;
@@ -175,7 +177,9 @@ impl Links {
         // The newest are not written yet; what is in both is shown once.
         let mut seen = HashSet::new();
         for (key, link) in &self.recent {
-            show(&key, &link);
+            if link.seen_at != GONE {
+                show(&key, &link);
+            }
             seen.insert(Key::clone(&key));
         }
         if let Some(stored) = &self.stored
@@ -217,9 +221,13 @@ impl Links {
     /// Forgets a link: upstream is asked again.
     pub fn remove(&self, registry: &Registry, repository: &Repository, digest: &Digest) {
         let key: Key = key(registry, repository, digest).into();
-        self.recent.invalidate(&key);
-        if let Some(stored) = &self.stored {
-            stored.send(Change::Remove(key));
+        match &self.stored {
+            Some(stored) => {
+                // Until the removal is written, memory says that it is gone.
+                self.recent.insert(Arc::clone(&key), Link { seen_at: GONE, media_type: None, size: None });
+                stored.send(Change::Remove(key));
+            }
+            None => self.recent.invalidate(&key),
         }
     }
 

@@ -5,6 +5,9 @@ mod client;
 mod gate;
 mod grant;
 mod link;
+mod record;
+mod roster;
+mod secret;
 mod throttle;
 
 pub use certificate::{CertificateName, CertificateNames, InvalidCertificateName};
@@ -12,4 +15,10 @@ pub use client::{Client, Proof};
 pub use gate::{Evidence, ForeignCredentials, Gate, GateSettings, Principal, Rejected};
 pub use grant::{Grant, InvalidGrant};
 pub use link::{Link, Links};
+pub use record::{ClientRecord, InvalidClient, ProofRecord, check_name, check_password_hash, check_token_hash};
+pub use roster::{ClientStore, Roster, RosterError};
+pub use secret::{SecretError, make_secret, password_proof, token_proof};
 pub use throttle::LoginLimits;
+
+#[cfg(test)]
+pub(crate) use roster::tests::MemoryStore;

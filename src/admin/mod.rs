@@ -4,12 +4,16 @@
 //! * `guard`: keeps web pages out of the API
 //! * `cache`: what is stored
 //! * `pins`: what stays
+//! * `links`: taking back what upstream was seen to allow
+//! * `clients`: who may pull
 //! * `readings`: metrics of the layers below
 //! * `document`: the documents of the API
 
 mod cache;
+mod clients;
 pub mod document;
 mod guard;
+mod links;
 mod pins;
 mod readings;
 
@@ -26,12 +30,13 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+pub use self::clients::ClientsApi;
 pub use self::readings::Readings;
 
 use self::document::Failure;
 use crate::pull::Puller;
 use crate::registry::Directory;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics};
 
 /// What the admin listener tells of.
 #[derive(Clone)]
@@ -39,6 +44,8 @@ pub struct Admin {
     metrics: Arc<Metrics>,
     puller: Arc<Puller>,
     directory: Arc<Directory>,
+    audit: Arc<Audit>,
+    clients: Option<ClientsApi>,
     ready: Arc<AtomicBool>,
 }
 
@@ -51,8 +58,13 @@ fn failure(status: StatusCode, error: impl Into<String>) -> Failed {
 
 impl Admin {
     /// Not ready yet.
-    pub fn new(metrics: Arc<Metrics>, puller: Arc<Puller>, directory: Arc<Directory>) -> Admin {
-        Admin { metrics, puller, directory, ready: Arc::new(AtomicBool::new(false)) }
+    pub fn new(metrics: Arc<Metrics>, puller: Arc<Puller>, directory: Arc<Directory>, audit: Arc<Audit>) -> Admin {
+        Admin { metrics, puller, directory, audit, clients: None, ready: Arc::new(AtomicBool::new(false)) }
+    }
+
+    /// Lets commands change the clients.
+    pub fn with_clients(self, clients: ClientsApi) -> Admin {
+        Admin { clients: Some(clients), ..self }
     }
 
     /// Says whether new requests should come here: not before the data
@@ -74,7 +86,11 @@ impl Admin {
     }
 
     fn router(self) -> Router {
-        let v1 = Router::new().merge(cache::routes()).merge(pins::routes()).method_not_allowed_fallback(|| async {
+        let mut v1 = Router::new().merge(cache::routes()).merge(pins::routes()).merge(links::routes());
+        if let Some(clients) = self.clients.clone() {
+            v1 = v1.merge(clients::routes(clients));
+        }
+        let v1 = v1.method_not_allowed_fallback(|| async {
             failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
         });
         let api = Router::new()
@@ -96,6 +112,12 @@ impl Admin {
     pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
         TcpListener::bind(address).await
     }
+}
+
+/// The paths of the clients alone.
+#[cfg(test)]
+pub(crate) fn clients_only(api: ClientsApi) -> Router {
+    Router::new().nest("/api/v1", clients::routes::<()>(api)).layer(middleware::from_fn(guard::guard))
 }
 
 async fn readiness(State(admin): State<Admin>) -> impl IntoResponse {

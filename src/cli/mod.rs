@@ -4,7 +4,9 @@
 mod admin_client;
 mod cache;
 mod check;
+mod client;
 mod demo;
+mod revoke;
 mod serve;
 
 use std::process::ExitCode;
@@ -38,6 +40,15 @@ enum Command {
     Check(check::Args),
     /// Look at what a running proxy has cached, and manage it
     Cache(cache::Args),
+    /// Say who may pull through a running proxy, and what
+    #[command(hide = true)]
+    Client(client::Args),
+    /// Ask upstream again before cached content of a registry is served
+    ///
+    /// Forgets what upstream was seen to allow the registry's credential, for
+    /// the whole registry or one repository. Cached bytes stay; the next pull
+    /// of each blob asks upstream whether it may still be read.
+    Revoke(revoke::Args),
 }
 
 /// How a listing is shown.
@@ -54,11 +65,16 @@ impl Cli {
     /// Runs the command; gives the exit code: 0 done, 1 failed. (2, wrong
     /// usage, is the parser's.)
     pub fn run(self) -> ExitCode {
+        if let Err(error) = crate::kernel::keep_memory_private() {
+            eprintln!("warning: secrets in memory may get into a core dump: {error}");
+        }
         let outcome = match self.command {
             Command::Demo(args) => demo::run(&args),
             Command::Serve(args) => serve::run(&args),
             Command::Check(args) => check::run(&args),
             Command::Cache(args) => cache::run(&args),
+            Command::Client(args) => client::run(&args),
+            Command::Revoke(args) => revoke::run(&args),
         };
         outcome.unwrap_or_else(|report| {
             match report.downcast_ref::<ConfigErrors>() {

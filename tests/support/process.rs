@@ -139,6 +139,11 @@ impl Daemon {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
     /// Lowers the number of files it may have open.
     pub(crate) fn limit_files(&self, files: u32) {
         let pid = self.child.id().to_string();

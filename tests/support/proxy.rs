@@ -166,6 +166,11 @@ impl Proxy {
         self.running.as_ref().unwrap().process.private_memory()
     }
 
+    /// The id of its process.
+    pub(crate) fn pid(&self) -> u32 {
+        self.running.as_ref().unwrap().process.pid()
+    }
+
     /// Lowers the number of files it may have open.
     pub(crate) fn limit_files(&self, files: u32) {
         self.running.as_ref().unwrap().process.limit_files(files);
