@@ -82,3 +82,45 @@ fn search(dir: &Path, shown: &mut String) {
         }
     }
 }
+
+/// A line of `/proc/<pid>/limits`, `status`, ….
+fn line_of(path: &str, begin: &str) -> String {
+    let text = fs::read_to_string(path).unwrap();
+    text.lines().find(|line| line.starts_with(begin)).unwrap_or_else(|| panic!("{path}: {text}")).to_owned()
+}
+
+#[test]
+fn h5_no_memory_gets_into_a_core_dump_and_none_to_other_processes_of_the_same_user() {
+    let upstream = Upstream::start();
+    let proxy = Setup::stored(&upstream).start();
+    let process = format!("/proc/{}", proxy.pid());
+    let limit = line_of(&format!("{process}/limits"), "Max core file size");
+    assert_eq!(limit.split_whitespace().nth(4), Some("0"), "{limit}");
+    assert_eq!(limit.split_whitespace().nth(5), Some("0"), "nor can it be raised: {limit}");
+    let command = fs::read_to_string(format!("{process}/cmdline")).unwrap();
+    assert!(!command.contains(SECRET), "{command}");
+}
+
+#[test]
+fn h5_a_process_that_runs_as_a_user_hides_its_memory_from_that_user() {
+    if !rustix::process::geteuid().is_root() {
+        return;
+    }
+    use std::os::unix::fs::MetadataExt as _;
+    let upstream = Upstream::start();
+    // What belongs to an unprivileged user in /proc shows whether it may look
+    // inside: of what it may not dump, everything is root's.
+    let as_nobody =
+        "chown -R 65534 . && chmod 755 . && exec setpriv --reuid=65534 --regid=65534 --clear-groups \"$0\" \"$@\"";
+    let proxy = Setup::stored(&upstream).under(&["sh", "-c", as_nobody]).start();
+    let process = format!("/proc/{}", proxy.pid());
+    assert!(line_of(&format!("{process}/status"), "Uid:").contains("65534"));
+    for file in ["environ", "mem", "maps"] {
+        assert_eq!(fs::metadata(format!("{process}/{file}")).unwrap().uid(), 0, "{file}");
+    }
+    let looked = std::process::Command::new("setpriv")
+        .args(["--reuid=65534", "--regid=65534", "--clear-groups", "cat", &format!("{process}/environ")])
+        .output()
+        .unwrap();
+    assert!(!looked.status.success() && !String::from_utf8_lossy(&looked.stdout).contains(SECRET));
+}

@@ -11,6 +11,7 @@ mod addresses;
 mod boundaries;
 mod cache_commands;
 mod check;
+mod client_command;
 mod clients;
 mod closed_world;
 mod content;

@@ -3,6 +3,7 @@
 
 use crate::support::digest::{noise, sha256};
 use crate::support::http::{self, Response};
+use crate::support::process::{Outcome, bounded};
 use crate::support::proxy::{Proxy, Setup, credential};
 use crate::support::upstream::{Answer, Event, Gate, MANIFEST, Upstream};
 
@@ -99,6 +100,29 @@ fn c2_malformed_credentials_are_no_credentials() {
 }
 
 #[test]
+fn c5_a_bearer_token_is_believed_for_nothing_that_stands_in_it() {
+    let tenants = tenants();
+    let target = "/v2/alices/app/manifests/1";
+    let part = |text: &str| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(text)
+    };
+    let claims =
+        part("{\"sub\":\"alice\",\"access\":[{\"type\":\"repository\",\"name\":\"app\",\"actions\":[\"pull\"]}]}");
+    for header in ["{\"alg\":\"none\"}", "{\"alg\":\"HS256\",\"jwk\":{\"kty\":\"oct\",\"k\":\"AA\"}}"] {
+        for signature in ["", "AA"] {
+            let token = format!("{}.{claims}.{signature}", part(header));
+            assert_eq!(tenants.ask(&token, "GET", target, &[]).status, 401, "{header}");
+        }
+    }
+    // Nor for a token of another place, or ours with something added.
+    for token in [format!("{ALICE}x"), ALICE.to_uppercase(), format!("{ALICE}\u{e9}"), sha256(ALICE.as_bytes())] {
+        assert_eq!(tenants.ask(&token, "GET", target, &[]).status, 401);
+    }
+    assert_eq!(tenants.alices.connections(), 0);
+}
+
+#[test]
 fn c6_what_another_registry_cached_is_asked_of_ones_own_upstream() {
     let tenants = tenants();
     tenants.alice_pulls();
@@ -153,6 +177,86 @@ fn c9_a_transfer_of_another_registry_is_not_joined_without_permission() {
     assert_eq!(tenants.bob_asks().verdict(), (404, "BLOB_UNKNOWN".into()));
     gate.open();
     alices.finish().assert_content(&tenants.digest);
+}
+
+/// `transship revoke ARGS…`, at this proxy.
+fn revoke(proxy: &Proxy, args: &[&str]) -> Outcome {
+    let home = tempfile::tempdir().unwrap();
+    let mut command = bounded(env!("CARGO_BIN_EXE_transship"), home.path());
+    Outcome::of(command.arg("revoke").args(["--admin", &format!("http://{}", proxy.admin())]).args(args))
+}
+
+#[test]
+fn c11_what_was_revoked_is_asked_of_upstream_again_though_others_hold_it() {
+    let tenants = tenants();
+    tenants.bobs.blob("app", &noise(1, 200_000));
+    tenants.alice_pulls();
+    tenants.bob_asks().assert_content(&tenants.digest);
+    let said = revoke(&tenants.proxy, &["alices", "app"]).expect_ok().text();
+    assert!(said.starts_with("revoked 1 link:"), "{said}");
+    tenants.alices.forget();
+    tenants.bobs.forget();
+    // Upstream has changed its mind: what is cached is not served any more.
+    tenants.alices.on("HEAD", "/blobs/", |_, _| Answer::status(403));
+    tenants.alices.on("GET", "/blobs/", |_, _| Answer::status(403));
+    let target = format!("/v2/alices/app/blobs/{}", tenants.digest);
+    assert_eq!(tenants.ask(ALICE, "GET", &target, &[]).verdict(), (403, "DENIED".into()));
+    assert_eq!(tenants.alices.count("HEAD", &tenants.digest), 1);
+    // Bob's own permission is untouched.
+    tenants.bob_asks().assert_content(&tenants.digest);
+    assert_eq!(tenants.bobs.connections(), 0);
+    tenants.alices.clear_rules();
+    tenants.ask(ALICE, "GET", &target, &[]).assert_content(&tenants.digest);
+    assert_eq!(tenants.alices.count("GET", &tenants.digest), 0, "the bytes need not travel again");
+
+    assert!(revoke(&tenants.proxy, &["alices"]).expect_ok().text().starts_with("revoked 1 link:"));
+    assert!(revoke(&tenants.proxy, &["alices"]).expect_ok().text().starts_with("revoked 0 links:"));
+    assert!(revoke(&tenants.proxy, &["nobody"]).expect_error().contains("no registry `nobody` is configured"));
+    let told = tenants.proxy.log().lines().filter(|line| line.contains("\"event\":\"links_revoked\"")).count();
+    assert_eq!(told, 3);
+}
+
+/// A proxy whose links hold for as long as `keys` say, with one blob pulled.
+fn pulled_with(keys: &str) -> (Upstream, Proxy, String) {
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(7, 100_000));
+    let keys = format!("default = true\naccess = \"anyone\"\n{keys}\n{}", credential());
+    let proxy = Setup::new().registry("sample", &upstream, &keys).start();
+    let target = format!("/v2/app/blobs/{digest}");
+    proxy.get(&target).assert_content(&digest);
+    proxy.wait_for_blobs(1);
+    upstream.forget();
+    (upstream, proxy, target)
+}
+
+#[test]
+fn c7_with_a_strict_link_ttl_upstream_is_asked_every_time_and_its_silence_is_a_no() {
+    let (upstream, proxy, target) = pulled_with("link_ttl = \"0s\"");
+    for asked in 1..=3 {
+        assert_eq!(proxy.get(&target).status, 200);
+        assert_eq!(upstream.count("HEAD", "/blobs/"), asked);
+    }
+    assert_eq!(upstream.count("GET", "/blobs/"), 0);
+    upstream.rule(|_, _| Answer::status(503));
+    let answer = proxy.get(&target);
+    assert!(matches!(answer.status, 502..=504) && answer.body.len() < 1000, "{}", answer.status);
+}
+
+#[test]
+fn a_link_past_its_time_stands_in_while_upstream_is_in_trouble_but_not_after_its_no() {
+    let (upstream, proxy, target) = pulled_with("link_ttl = \"1s\"\nlink_stale_if_error = \"1h\"");
+    // The time of links is in whole seconds.
+    std::thread::sleep(std::time::Duration::from_millis(2100));
+    upstream.rule(|_, _| Answer::status(503));
+    assert_eq!(proxy.get(&target).status, 200);
+    assert!(upstream.count("HEAD", "/blobs/") >= 1, "it was asked");
+    upstream.clear_rules();
+    upstream.rule(|_, _| Answer::status(403));
+    assert_eq!(proxy.get(&target).status, 403);
+    upstream.clear_rules();
+    upstream.rule(|_, _| Answer::status(503));
+    let answer = proxy.get(&target);
+    assert!(matches!(answer.status, 502..=504), "{}", answer.status);
 }
 
 #[test]

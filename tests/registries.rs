@@ -275,7 +275,8 @@ fn f38_a_file_that_is_wrong_changes_nothing_and_says_why() {
         assert_eq!(proxy.get("/v2/app/manifests/1").status, 200);
     }
     std::fs::write(&config, good.replace("name = \"sample\"", "name = \"renamed\"")).unwrap();
-    rustix::process::kill_process(proxy.pid(), rustix::process::Signal::HUP).unwrap();
+    let pid = rustix::process::Pid::from_raw(proxy.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     assert!(eventually(|| proxy.get("/v2/renamed/app/manifests/1").status == 200), "{}", proxy.log());
     assert_eq!(proxy.get("/v2/sample/app/manifests/1").status, 404);
     std::fs::write(&config, format!("[limits]\nmax_fills = 7\n{good}")).unwrap();

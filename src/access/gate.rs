@@ -223,6 +223,13 @@ impl Gate {
         self.clients.store(Arc::new(next));
     }
 
+    /// All clients, by name.
+    pub fn clients(&self) -> Vec<Arc<Client>> {
+        let mut all = self.clients.load().all.clone();
+        all.sort_by(|one, other| one.name.cmp(&other.name));
+        all
+    }
+
     /// Whether anybody could show who they are.
     pub fn knows_clients(&self) -> bool {
         !self.clients.load().all.is_empty()
@@ -516,6 +523,25 @@ mod tests {
         assert_eq!(who(&gate, sends(token)).await, Ok("robot".into()), "who did not change is still known");
         gate.replace(vec![client("other", Proof::Networks(vec![]))]);
         assert_eq!(who(&gate, sends(token)).await, Err(Rejected::Wrong));
+    }
+
+    #[tokio::test]
+    async fn c10_a_grant_that_is_removed_counts_for_the_next_request_no_longer() {
+        let text = "[[registry]]\nname = \"hub\"\nkind = \"docker-hub\"\naccess = \"grants\"\n";
+        let registry =
+            crate::config::Settings::parse("t.toml", text, &Default::default()).unwrap().registries.remove(0);
+        let repository: Repository = "library/alpine".parse().unwrap();
+        let mut robot = client("robot", Proof::Token { sha256: crate::oci::Digest::sha256_of(b"t0ken").hex() });
+        robot.grants = vec!["hub/library/*".parse().unwrap()];
+        let gate = gate_of(vec![robot.clone()]);
+        let ask = async || gate.identify(sends(b"bearer t0ken")).await.unwrap();
+        let principal = ask().await;
+        assert!(gate.may_pull(&principal, &registry, &repository));
+        robot.grants.clear();
+        gate.replace(vec![robot]);
+        let principal = ask().await;
+        assert_eq!(principal.name(), Some("robot"));
+        assert!(!gate.may_pull(&principal, &registry, &repository));
     }
 
     #[tokio::test]

@@ -5,6 +5,8 @@ mod client;
 mod gate;
 mod grant;
 mod link;
+mod record;
+mod secret;
 mod throttle;
 
 pub use certificate::{CertificateName, CertificateNames, InvalidCertificateName};
@@ -12,4 +14,6 @@ pub use client::{Client, Proof};
 pub use gate::{Evidence, ForeignCredentials, Gate, GateSettings, Principal, Rejected};
 pub use grant::{Grant, InvalidGrant};
 pub use link::{Link, LinkKey, Links};
+pub use record::{ClientRecord, InvalidClient, ProofRecord, check_name, check_password_hash, check_token_hash};
+pub use secret::{SecretError, make_secret, password_proof, token_proof};
 pub use throttle::LoginLimits;

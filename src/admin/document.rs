@@ -317,3 +317,73 @@ pub struct EndpointState {
     /// Nothing is asked of it for a while, because it failed again and again.
     pub left_alone: bool,
 }
+
+/// `DELETE /api/v1/links/{registry}` and `…/{repository}`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Revoked {
+    /// How many links there were.
+    pub links: u64,
+}
+
+/// `GET /api/v1/clients`
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Clients {
+    /// All clients, by name.
+    pub clients: Vec<ClientEntry>,
+}
+
+/// One client.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientEntry {
+    /// Its name.
+    pub name: String,
+    /// How it is known: `password`, `token`, `certificate` or `networks`.
+    pub proof: String,
+    /// Which certificate, or which networks.
+    pub detail: String,
+    /// What it may pull.
+    pub grants: Vec<String>,
+    /// Whether it stands in the configuration.
+    pub configured: bool,
+}
+
+/// The body of `PUT /api/v1/clients/{name}`; does not print, for it may hold a
+/// secret.
+#[derive(Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewClient {
+    /// How it is known.
+    pub proof: NewProof,
+    /// Its password or token; without one, one is made.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub secret: Option<zeroize::Zeroizing<String>>,
+    /// What it may pull.
+    #[serde(default)]
+    pub grants: Vec<String>,
+    /// Whether it may take the place of another of that name.
+    #[serde(default)]
+    pub replace: bool,
+}
+
+/// How a new client is known.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NewProof {
+    /// HTTP Basic.
+    Password,
+    /// HTTP Bearer.
+    Token,
+    /// The name in its certificate.
+    Certificate(String),
+    /// Where it comes from.
+    Networks(Vec<String>),
+}
+
+/// The answer to `PUT /api/v1/clients/{name}`; does not print.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct ClientAdded {
+    /// The client.
+    pub client: ClientEntry,
+    /// Its password or token, where that was made here: shown this once.
+    pub secret: Option<String>,
+}

@@ -7,13 +7,17 @@
 //! * `pins`: what stays
 //! * `registries`: which there are, and changing them, by `operator`
 //! * `offline`: whether upstreams are asked
+//! * `links`: taking back what upstream was seen to allow
+//! * `clients`: who may pull
 //! * `readings`: metrics of the layers below
 //! * `document`: the documents of the API
 
 mod cache;
+mod clients;
 pub mod document;
 mod guard;
 mod limits;
+mod links;
 mod offline;
 mod operator;
 mod pins;
@@ -40,7 +44,7 @@ pub use self::readings::Readings;
 use self::document::Failure;
 use crate::pull::Puller;
 use crate::registry::Directory;
-use crate::telemetry::Metrics;
+use crate::telemetry::{Audit, Metrics};
 
 /// What the admin listener tells of.
 #[derive(Clone)]
@@ -49,6 +53,7 @@ pub struct Admin {
     puller: Arc<Puller>,
     directory: Arc<ArcSwap<Directory>>,
     operator: Arc<dyn Operator>,
+    audit: Arc<Audit>,
     ready: Arc<AtomicBool>,
 }
 
@@ -81,8 +86,9 @@ impl Admin {
         puller: Arc<Puller>,
         directory: Arc<ArcSwap<Directory>>,
         operator: Arc<dyn Operator>,
+        audit: Arc<Audit>,
     ) -> Admin {
-        Admin { metrics, puller, directory, operator, ready: Arc::new(AtomicBool::new(false)) }
+        Admin { metrics, puller, directory, operator, audit, ready: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Says whether new requests should come here: not before the data
@@ -107,10 +113,12 @@ impl Admin {
     fn router(self) -> Router {
         let v1 = Router::new()
             .merge(cache::routes())
-            .merge(offline::routes())
-            .merge(registries::routes())
+            .merge(clients::routes())
             .merge(limits::routes())
+            .merge(links::routes())
+            .merge(offline::routes())
             .merge(pins::routes())
+            .merge(registries::routes())
             .method_not_allowed_fallback(|| async {
                 failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
             });

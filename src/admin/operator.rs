@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::document::{RegistryEntry, Reloaded};
+use crate::access::Client;
 use crate::registry::{Registry, Secret};
 
 /// A registry as it is to be.
@@ -33,7 +34,7 @@ pub enum Refused {
     Failed(String),
 }
 
-/// Changes registries while the proxy runs. Its methods wait for the disk: not
+/// Changes registries and clients while the proxy runs. Its methods wait for the disk: not
 /// for a thread of the runtime.
 pub trait Operator: Send + Sync {
     /// All registries in force, in the order in which they are looked through.
@@ -70,6 +71,22 @@ pub trait Operator: Send + Sync {
     /// # Errors
     /// As [`Refused`] says.
     fn candidate(&self, name: Option<&str>, change: RegistryChange) -> Result<Arc<Registry>, Refused>;
+
+    /// All clients; with each, whether the configuration file says so.
+    fn clients(&self) -> Vec<(Client, bool)>;
+
+    /// Adds a client, or with `replace` puts it in the place of another;
+    /// whether there was one. In force and durable when it returns.
+    ///
+    /// # Errors
+    /// As [`Refused`] says.
+    fn put_client(&self, client: &Client, replace: bool, by: IpAddr) -> Result<bool, Refused>;
+
+    /// Removes a client: its next request is a stranger's.
+    ///
+    /// # Errors
+    /// As [`Refused`] says.
+    fn remove_client(&self, name: &str, by: IpAddr) -> Result<(), Refused>;
 
     /// Reads the configuration file anew.
     ///

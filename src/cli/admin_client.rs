@@ -11,6 +11,7 @@ use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::rt::TokioExecutor;
 use miette::{Context as _, IntoDiagnostic as _, miette};
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use url::Url;
 
@@ -52,9 +53,7 @@ impl Target {
             Some(url) => url.clone(),
             None => url_of(Settings::admin_listen(self.config.as_deref())?)?,
         };
-        let mut connector = HttpConnector::new();
-        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
-        Ok(AdminClient { base, client: Client::builder(TokioExecutor::new()).build(connector) })
+        Ok(AdminClient::of(base))
     }
 }
 
@@ -77,19 +76,41 @@ fn url_of(address: SocketAddr) -> miette::Result<Url> {
 }
 
 impl AdminClient {
+    /// The admin API at `base`.
+    pub(super) fn of(base: Url) -> AdminClient {
+        let mut connector = HttpConnector::new();
+        connector.set_connect_timeout(Some(CONNECT_TIMEOUT));
+        AdminClient { base, client: Client::builder(TokioExecutor::new()).build(connector) }
+    }
+
     /// The document at `path`, which is relative to `/api/v1/` and not encoded.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> miette::Result<T> {
-        self.ask(Method::GET, path, query).await?.or_fail()
+        self.ask(Method::GET, path, query, None).await?.or_fail()
     }
 
     /// Asks for a change that has a document as its answer.
     pub(super) async fn put<T: DeserializeOwned>(&self, path: &str) -> miette::Result<Answer<T>> {
-        self.ask(Method::PUT, path, &[]).await
+        self.ask(Method::PUT, path, &[], None).await
+    }
+
+    /// Asks for a change that `document` describes.
+    pub(super) async fn put_document<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        document: &impl Serialize,
+    ) -> miette::Result<Answer<T>> {
+        let body = serde_json::to_vec(document).into_diagnostic()?;
+        self.ask(Method::PUT, path, &[], Some(body)).await
     }
 
     /// Asks for a removal.
     pub(super) async fn delete(&self, path: &str) -> miette::Result<Answer<()>> {
-        self.ask(Method::DELETE, path, &[]).await
+        self.delete_for(path).await
+    }
+
+    /// Asks for a removal that has a document as its answer.
+    pub(super) async fn delete_for<T: DeserializeOwned>(&self, path: &str) -> miette::Result<Answer<T>> {
+        self.ask(Method::DELETE, path, &[], None).await
     }
 
     async fn ask<T: DeserializeOwned>(
@@ -97,6 +118,7 @@ impl AdminClient {
         method: Method,
         path: &str,
         query: &[(&str, &str)],
+        body: Option<Vec<u8>>,
     ) -> miette::Result<Answer<T>> {
         let mut url = self.base.join("/api/v1").into_diagnostic()?;
         if let Ok(mut segments) = url.path_segments_mut() {
@@ -106,7 +128,11 @@ impl AdminClient {
         if !query.is_empty() {
             url.query_pairs_mut().extend_pairs(query);
         }
-        let request = Request::builder().method(method).uri(url.as_str()).body(Full::default()).into_diagnostic()?;
+        let mut request = Request::builder().method(method).uri(url.as_str());
+        if body.is_some() {
+            request = request.header(http::header::CONTENT_TYPE, "application/json");
+        }
+        let request = request.body(Full::from(body.unwrap_or_default())).into_diagnostic()?;
         let (status, body) = match tokio::time::timeout(ANSWER_TIMEOUT, self.exchange(request)).await {
             Ok(answered) => answered?,
             Err(_) => return Err(miette!("{} did not answer within {} s", self.base, ANSWER_TIMEOUT.as_secs())),

@@ -4,9 +4,11 @@
 mod admin_client;
 mod cache;
 mod check;
+mod client;
 mod demo;
 mod known;
 mod reference;
+mod revoke;
 mod rewrite;
 mod serve;
 
@@ -49,6 +51,14 @@ enum Command {
     /// Shows what changes as a diff, and writes it. Every byte outside the changed values stays as it is. When
     /// anything is wrong, all mistakes are told, and nothing is written.
     Rewrite(rewrite::Args),
+    /// Say who may pull through a running proxy, and what
+    Client(client::Args),
+    /// Ask upstream again before cached content of a registry is served
+    ///
+    /// Forgets what upstream was seen to allow the registry's credential, for
+    /// the whole registry or one repository. Cached bytes stay; the next pull
+    /// of each blob asks upstream whether it may still be read.
+    Revoke(revoke::Args),
 }
 
 /// How a listing is shown.
@@ -65,6 +75,9 @@ impl Cli {
     /// Runs the command; gives the exit code: 0 done, 1 failed. (2, wrong
     /// usage, is the parser's.)
     pub fn run(self) -> ExitCode {
+        if let Err(error) = crate::kernel::keep_memory_private() {
+            eprintln!("warning: secrets in memory may get into a core dump: {error}");
+        }
         let outcome = match self.command {
             Command::Demo(args) => demo::run(&args),
             Command::Serve(args) => serve::run(&args),
@@ -72,6 +85,8 @@ impl Cli {
             Command::Cache(args) => cache::run(&args),
             Command::Ref(args) => reference::run(&args),
             Command::Rewrite(args) => rewrite::run(&args),
+            Command::Client(args) => client::run(&args),
+            Command::Revoke(args) => revoke::run(&args),
         };
         outcome.unwrap_or_else(|report| {
             match report.downcast_ref::<ConfigErrors>() {

@@ -3,7 +3,7 @@
 use super::problem::Place;
 use super::section::{Found, Section};
 use super::units;
-use crate::access::{CertificateName, Client, Grant, Proof};
+use crate::access::{self, CertificateName, Client, Grant, Proof};
 use crate::registry::RegistryName;
 
 /// Ways to be known.
@@ -14,27 +14,20 @@ const PROOFS: [&str; 4] = ["password_hash", "token_hash", "certificate", "networ
 pub(super) fn read(section: Section<'_>, registries: &[RegistryName], certificates: bool) -> Option<(Client, Place)> {
     let problems = section.problems;
     let name = section.read("name", |text| {
-        let sound = !text.is_empty() && text.len() <= 64 && !text.contains(':') && !text.chars().any(char::is_control);
-        if sound { Ok(text.to_owned()) } else { Err("a name has 1 to 64 characters and no colon".to_owned()) }
+        access::check_name(text)?;
+        Ok(text.to_owned())
     });
     let place = section.place_of("name");
     if name.is_none() && !section.has("name") {
         problems.add(&section.place, "[[client]] needs a `name`", "for example `name = \"ci\"`".to_owned());
     }
     let password = section.read_hidden("password_hash", |text| {
-        let parsed = argon2::password_hash::phc::PasswordHash::new(text);
-        match parsed {
-            Ok(hash) if hash.algorithm.as_str() == "argon2id" => Ok(Proof::Password { hash: text.to_owned() }),
-            _ => Err("this is no argon2id hash in PHC form (`$argon2id$v=19$…`)".to_owned()),
-        }
+        access::check_password_hash(text)?;
+        Ok(Proof::Password { hash: text.to_owned() })
     });
     let token = section.read_hidden("token_hash", |text| {
-        let hex = text.len() == 64 && text.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-        if hex {
-            Ok(Proof::Token { sha256: text.to_owned() })
-        } else {
-            Err("this is no SHA-256 in 64 lower-case hexadecimal characters".to_owned())
-        }
+        access::check_token_hash(text)?;
+        Ok(Proof::Token { sha256: text.to_owned() })
     });
     let certificate = section.read("certificate", |text| {
         text.parse::<CertificateName>().map(Proof::Certificate).map_err(|error| error.to_string())

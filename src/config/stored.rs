@@ -129,6 +129,8 @@ impl Configuration {
                 });
             }
             contents.forget_secrets(&slug(name));
+            // Another of that name must not find grants that were not meant for it.
+            regrant(contents, name, None);
             Ok(())
         })
     }
@@ -236,6 +238,9 @@ fn replace_registry(
     check_secrets(&keys, &secrets)?;
     let new = name_of(&keys).unwrap_or_default();
     rename_secrets(contents, name, &new);
+    if !same(name, &new) {
+        regrant(contents, name, Some(&new));
+    }
     drop_strangers(contents, &keys);
     put_secrets(contents, &new, secrets);
     Ok(())
@@ -294,6 +299,23 @@ fn put_secrets(contents: &mut Contents, name: &str, secrets: Secrets) {
             Some(secret) => contents.secrets.insert(key, StoredSecret { secret, updated_at: now() }),
             None => contents.secrets.remove(&key),
         };
+    }
+}
+
+/// Grants of stored clients on the registry `old` are on `new` from now on, or
+/// on nothing.
+fn regrant(contents: &mut Contents, old: &str, new: Option<&str>) {
+    for client in &mut contents.clients {
+        let Some(toml::Value::Array(grants)) = client.keys.get_mut("grants") else { continue };
+        let renamed = grants.iter().filter_map(|grant| {
+            let (registry, pattern) = grant.as_str()?.split_once('/')?;
+            match new {
+                _ if !same(registry, old) => Some(grant.clone()),
+                Some(new) => Some(format!("{}/{pattern}", slug(new)).into()),
+                None => None,
+            }
+        });
+        *grants = renamed.collect();
     }
 }
 

@@ -6,10 +6,12 @@
 
 mod file;
 mod mapping;
+mod memory;
 mod pipe;
 
 pub use file::{
     Room, allocate, data_prefix, publish, raise_file_limit, read_at, room, sync_data, try_lock, try_read_at,
 };
 pub use mapping::{Mapping, Mappings, Spare, Windows};
+pub use memory::keep_memory_private;
 pub use pipe::{Pipe, PipePool};

@@ -8,12 +8,13 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
-use crate::access::Gate;
+use crate::access::{Client, ClientRecord, Gate, ProofRecord};
 use crate::admin::document::{RegistryEntry, Reloaded, SecretEntry};
 use crate::admin::{Operator, Refused, RegistryChange};
 use crate::config::{ChangeError, ConfigErrors, Configuration, Refusal, Settings};
 use crate::pull::Puller;
 use crate::registry::{AccessMode, Directory, Registry};
+use crate::store::SectionKind;
 use crate::telemetry::{Audit, Event};
 
 /// What can change while the proxy runs.
@@ -101,10 +102,31 @@ impl Live {
         Ok(self.entry(configuration, registry))
     }
 
+    fn note_client(&self, event: &'static str, client: &str, by: std::net::IpAddr) {
+        let event = Event { event, outcome: "done", peer: Some(by), principal: Some(client), ..Event::default() };
+        self.audit.operator(&event);
+    }
+
     fn note(&self, event: &'static str, registry: &str, by: std::net::IpAddr) {
         let event = Event { event, outcome: "done", peer: Some(by), registry: Some(registry), ..Event::default() };
         self.audit.operator(&event);
     }
+}
+
+/// A client as `[[client]]` has it.
+fn client_keys(client: &Client) -> toml::Table {
+    let ClientRecord { name, proof, grants } = ClientRecord::from(client);
+    let texts = |list: Vec<String>| toml::Value::Array(list.into_iter().map(toml::Value::from).collect());
+    let (key, proof) = match proof {
+        ProofRecord::PasswordHash(hash) => ("password_hash", hash.into()),
+        ProofRecord::TokenHash(hash) => ("token_hash", hash.into()),
+        ProofRecord::Certificate(name) => ("certificate", name.into()),
+        ProofRecord::Networks(networks) => ("networks", texts(networks)),
+    };
+    [("name", name.into()), (key, proof), ("grants", texts(grants))]
+        .into_iter()
+        .map(|(key, value)| (key.to_owned(), value))
+        .collect()
 }
 
 fn no_configuration() -> Refused {
@@ -191,6 +213,37 @@ impl Operator for Live {
         let guard = self.lock();
         let configuration = guard.as_ref().ok_or_else(no_configuration)?;
         configuration.candidate(name, change.keys, change.secrets).map_err(refused)
+    }
+
+    fn clients(&self) -> Vec<(Client, bool)> {
+        let guard = self.lock();
+        let is_stored = |name: &str| guard.as_ref().is_some_and(|all| all.is_stored(SectionKind::Client, name));
+        let all = self.gate.clients();
+        all.into_iter().map(|client| (Client::clone(&client), !is_stored(&client.name))).collect()
+    }
+
+    fn put_client(&self, client: &Client, replace: bool, by: std::net::IpAddr) -> Result<bool, Refused> {
+        let mut guard = self.lock();
+        let configuration = guard.as_mut().ok_or_else(no_configuration)?;
+        let (keys, name) = (client_keys(client), client.name.as_str());
+        let replaces = replace && configuration.is_stored(SectionKind::Client, name);
+        let changed = match replaces {
+            true => configuration.replace_client(name, keys),
+            false => configuration.add_client(keys),
+        };
+        let ((), settings) = changed.map_err(refused)?;
+        self.apply(settings)?;
+        self.note_client(if replaces { "client_changed" } else { "client_added" }, name, by);
+        Ok(replaces)
+    }
+
+    fn remove_client(&self, name: &str, by: std::net::IpAddr) -> Result<(), Refused> {
+        let mut guard = self.lock();
+        let configuration = guard.as_mut().ok_or_else(no_configuration)?;
+        let ((), settings) = configuration.remove_client(name).map_err(refused)?;
+        self.apply(settings)?;
+        self.note_client("client_removed", name, by);
+        Ok(())
     }
 
     fn reload(&self) -> Result<Reloaded, Refused> {

@@ -111,9 +111,10 @@ impl Proxy {
         let admin_address = listener.local_addr().ok();
         let server = Server::start(&settings.server, Arc::new(api))?;
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let live = Live::new(configuration, Arc::clone(&directory), Arc::clone(&puller), gate, audit, fixed);
+        let live =
+            Live::new(configuration, Arc::clone(&directory), Arc::clone(&puller), gate, Arc::clone(&audit), fixed);
         let operator: Arc<dyn Operator> = Arc::new(live);
-        let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator));
+        let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator), audit);
         if puller.cache().is_writer() {
             tasks.spawn(Arc::clone(&puller).keep_quotas(stopping.clone()));
             let (puller, stopping) = (Arc::clone(&puller), stopping.clone());

@@ -53,6 +53,7 @@ impl Puller {
     /// full upstream name): upstream is asked before anything cached is served
     /// through it again. Gives how many links there were.
     pub fn revoke_links(&self, registry: &Registry, repository: Option<&Repository>) -> u64 {
+        self.forget(registry);
         self.links.revoke(registry, repository)
     }
 

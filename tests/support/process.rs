@@ -139,9 +139,9 @@ impl Daemon {
         line.trim().trim_end_matches(" kB").parse().unwrap()
     }
 
-    /// Its process.
-    pub(crate) fn pid(&self) -> rustix::process::Pid {
-        rustix::process::Pid::from_child(&self.child)
+    /// Its process id.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
     }
 
     /// How many files it has open.

@@ -177,7 +177,7 @@ impl Proxy {
     }
 
     /// Its process.
-    pub(crate) fn pid(&self) -> rustix::process::Pid {
+    pub(crate) fn pid(&self) -> u32 {
         self.running.as_ref().unwrap().process.pid()
     }
 
