@@ -4,6 +4,7 @@
 //! they can pull because the proxy has it. On a machine without root or apt
 //! every test here says that it was skipped, and passes.
 
+mod authentication;
 mod containerd;
 mod docker;
 mod podman;

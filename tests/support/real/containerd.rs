@@ -49,6 +49,11 @@ impl Containerd {
     /// Writes the `hosts.toml` of `host`: its images are asked of `mirror`
     /// only, with `?ns=HOST`.
     pub(crate) fn mirror(&self, host: &str, mirror: &str) {
+        self.mirror_with(host, mirror, "");
+    }
+
+    /// As [`mirror`](Containerd::mirror), with further lines for the mirror.
+    pub(crate) fn mirror_with(&self, host: &str, mirror: &str, lines: &str) {
         let dir = self.hosts_dir().join(host);
         fs::create_dir_all(&dir).unwrap();
         // `server` is where containerd turns last; without it, it would ask
@@ -56,7 +61,7 @@ impl Containerd {
         let hosts = format!(
             "server = '{mirror}'\n\
              [host.'{mirror}']\n\
-             capabilities = ['pull', 'resolve']\n"
+             capabilities = ['pull', 'resolve']\n{lines}\n"
         );
         fs::write(dir.join("hosts.toml"), hosts).unwrap();
     }
