@@ -169,7 +169,7 @@ fn basic(user: &str, password: &str) -> String {
 }
 
 /// `[[client]]` with a password.
-fn with_password(name: &str, password: &str, grants: &str) -> String {
+pub(crate) fn with_password(name: &str, password: &str, grants: &str) -> String {
     format!("[[client]]\nname = \"{name}\"\npassword_hash = \"{}\"\ngrants = [\"{grants}\"]\n", hash(password))
 }
 

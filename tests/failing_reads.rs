@@ -17,8 +17,9 @@ const ONE: &str = "[limits]\nmax_segments = 1\n";
 /// More than the buffers of a connection hold.
 const SIZE: usize = 64 * MIB;
 /// Behind everything that can have been sent to a client that waits, and where
-/// a window of it may have been handed to the connection already.
-const CUTS: [usize; 2] = [24 * MIB, 7_640_032];
+/// a window of it may have been handed to the connection already. Where pages
+/// end: the rest of a page reads as zeros, and then the connection is cut.
+const CUTS: [usize; 2] = [24 * MIB, 1865 * 4096];
 
 fn target(digest: &str) -> String {
     format!("/v2/app/blobs/{digest}")

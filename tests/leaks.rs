@@ -83,6 +83,71 @@ fn search(dir: &Path, shown: &mut String) {
     }
 }
 
+#[test]
+fn j1_what_a_client_sends_of_itself_is_neither_kept_nor_passed_on() {
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(3, 200_000));
+    upstream.image("app", "1", &[]);
+    let (password, wrong) = ("c4nary-password-of-ci", "c4nary-wrong-password");
+    let basic = |user: &str, password: &str| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"))
+    };
+    for format in ["text", "json"] {
+        let dir = tempfile::tempdir().unwrap();
+        let trail = dir.path().join("audit.jsonl");
+        let keys = format!("default = true\n{}", credential());
+        let mut proxy = Setup::new()
+            .registry("sample", &upstream, &keys)
+            .sections(&format!("[log]\naudit = {trail:?}\n"))
+            .text(&crate::clients::with_password("ci", password, "sample/**"))
+            .environment("TRANSSHIP_LOG_FORMAT", format)
+            .start();
+        let mut shown = String::new();
+        for header in [
+            format!("Basic {}", basic("ci", password)),
+            format!("Basic {}", basic("ci", wrong)),
+            format!("Basic {}", basic(wrong, "x")),
+            format!("Bearer {wrong}"),
+            format!("Custom {wrong}"),
+        ] {
+            let headers = [
+                ("Authorization", header.as_str()),
+                ("Cookie", "session=c4nary-cookie"),
+                ("Proxy-Authorization", "Basic c4nary-proxy"),
+                ("X-Api-Key", "c4nary-key"),
+                ("X-Forwarded-For", "c4nary-address"),
+                ("User-Agent", "c4nary-agent"),
+                ("Referer", "http://c4nary-referer/"),
+                ("X-Registry-Auth", "c4nary-registry-auth"),
+                ("Traceparent", "c4nary-trace"),
+            ];
+            for target in [format!("/v2/app/blobs/{digest}"), "/v2/app/manifests/1".into(), "/v2/app/tags/list".into()]
+            {
+                let answer = proxy.get_with(&target, &headers);
+                shown += &format!("{:?}", answer.headers);
+                if answer.body.len() < 100_000 {
+                    shown += &String::from_utf8_lossy(&answer.body);
+                }
+            }
+        }
+        for page in ["/metrics", "/api/v1/cache", "/api/v1/cache/blobs", "/api/v1/cache/usage"] {
+            shown += &String::from_utf8_lossy(&http::get(proxy.admin(), page).body);
+        }
+        shown += &proxy.log();
+        shown += &fs::read_to_string(&trail).unwrap();
+        proxy.stop();
+        search(proxy.cache().parent().unwrap(), &mut shown);
+        // The configuration names its clients; none of their secrets.
+        for secret in ["c4nary", &basic("ci", password), &basic("ci", wrong), SECRET] {
+            assert!(!shown.contains(secret), "{secret}, {format}");
+        }
+    }
+    let passed_on = upstream.requests();
+    let text = format!("{:?}", passed_on.iter().map(|request| &request.headers).collect::<Vec<_>>());
+    assert!(!passed_on.is_empty() && !text.contains("c4nary"), "{text}");
+}
+
 /// A line of `/proc/<pid>/limits`, `status`, ….
 fn line_of(path: &str, begin: &str) -> String {
     let text = fs::read_to_string(path).unwrap();

@@ -61,7 +61,8 @@ fn the_last_pulls_are_spared_and_what_counts_as_the_last_is_configured() {
     for (keys, at_ten) in [("", true), ("rate_limit_reserve = \"5%\"", false), ("rate_limit_reserve = \"0%\"", false)] {
         let upstream = Upstream::start();
         upstream.image("app", "1", &[]);
-        let proxy = Setup::new().registry("sample", &upstream, &format!("default = true\n{keys}")).start();
+        let proxy =
+            Setup::new().registry("sample", &upstream, &format!("default = true\ntag_ttl = \"0s\"\n{keys}")).start();
         for (remaining, sparing) in [(76, false), (10, at_ten)] {
             upstream.clear_rules();
             upstream.rule(move |_, answer| counted(answer, remaining));
@@ -69,6 +70,26 @@ fn the_last_pulls_are_spared_and_what_counts_as_the_last_is_configured() {
             assert_eq!(limits(&proxy)["sparing"], sparing, "{keys} {remaining}");
         }
     }
+}
+
+#[test]
+fn of_the_last_pulls_none_is_spent_on_a_tag_that_can_be_answered() {
+    let upstream = Upstream::start();
+    let first = upstream.image("app", "1", &[]);
+    let proxy = Setup::new().registry("sample", &upstream, "default = true\ntag_ttl = \"0s\"").start();
+    assert_eq!(proxy.get("/v2/app/manifests/1").body, first);
+    upstream.rule(|_, answer| counted(answer, 10));
+    assert_eq!(proxy.head("/v2/app/manifests/1").status, 200);
+    let moved = upstream.image("app", "1", &[b"another"]);
+    upstream.forget();
+    let answer = proxy.get("/v2/app/manifests/1");
+    assert!(answer.body == first && answer.header("warning").unwrap().contains("rate limit"));
+    assert_eq!(upstream.count("GET", "/manifests/"), 0);
+    upstream.image("app", "2", &[]);
+    assert_eq!(proxy.get("/v2/app/manifests/2").status, 200, "what is not cached is what the rest is for");
+    upstream.clear_rules();
+    upstream.rule(|_, answer| counted(answer, 90));
+    assert!(eventually(|| proxy.get("/v2/app/manifests/1").body == moved), "when there are pulls again");
 }
 
 #[test]

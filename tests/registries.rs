@@ -167,7 +167,6 @@ fn a_secret_that_is_replaced_under_load_fails_no_pull_and_the_old_one_is_shown_n
                             assert_eq!(ask(&proxy, "PUT", "registries/my-team", &change).status, 200);
                         });
                         asked_before.store(provider.token_requests().len(), Ordering::SeqCst);
-                        provider.revoke();
                     }
                 }
             });
@@ -176,7 +175,7 @@ fn a_secret_that_is_replaced_under_load_fails_no_pull_and_the_old_one_is_shown_n
     assert!(rotated.load(Ordering::SeqCst));
     let shown = |secret: &str| format!("Basic {}", STANDARD.encode(format!("robot:{secret}")));
     let after = provider.token_requests().split_off(asked_before.load(Ordering::SeqCst));
-    assert!(!after.is_empty(), "the tokens were worthless");
+    assert!(!after.is_empty(), "tokens of the old secret are not used any more");
     for request in after {
         assert_eq!(request.header("authorization"), Some(shown(NEW).as_str()));
     }

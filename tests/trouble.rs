@@ -16,9 +16,12 @@ const A_FEW_SECONDS: Duration = Duration::from_secs(15);
 fn start() -> (Upstream, Proxy) {
     let upstream = Upstream::start();
     upstream.image("app", "1", &[&noise(1, 100_000)]);
-    let proxy = Setup::open(&upstream).start();
+    let proxy = Setup::open(&upstream).sections(UNREMEMBERED).start();
     (upstream, proxy)
 }
+
+/// Every answer is upstream's of now.
+const UNREMEMBERED: &str = "[cache]\ntag_ttl = \"0s\"\nstale_if_error = \"0s\"\nnot_found_ttl = \"0s\"\n";
 
 /// Everything that can be asked, with the way upstream is asked for it.
 const QUESTIONS: [(&str, &str, &str); 6] = [
@@ -154,7 +157,7 @@ fn two_endpoints() -> (Upstream, Upstream, Proxy, String) {
         upstream.image("app", "1", &[&layer]);
     }
     let keys = format!("default = true\nendpoints = [\"{}\"]", second.origin());
-    let proxy = Setup::new().registry("sample", &first, &keys).start();
+    let proxy = Setup::new().registry("sample", &first, &keys).sections(UNREMEMBERED).start();
     (first.clone(), second, proxy, first.blob("app", &layer))
 }
 

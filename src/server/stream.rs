@@ -230,7 +230,18 @@ impl AsyncWrite for PlainStream {
                 // A later one of them failed: it is the first next time.
                 None => Pin::new(&mut this.tcp).poll_write(cx, first),
             },
-            written => Poll::Ready(written),
+            Ok(written) => {
+                if let Some((mapping, offset)) = this.mappings.find(first)
+                    && mapping.file().metadata()?.len() < offset + written.min(first.len()) as u64
+                {
+                    // The page in which the file now ends reads as zeros behind
+                    // its end, and may just have been sent: no connection is
+                    // better than a wrong byte.
+                    return Poll::Ready(Err(io::Error::other("the file was cut short while it was sent")));
+                }
+                Poll::Ready(Ok(written))
+            }
+            error => Poll::Ready(error),
         }
     }
 

@@ -5,6 +5,7 @@
 //! every test here says that it was skipped, and passes.
 
 mod answers;
+mod authentication;
 mod containerd;
 mod docker;
 mod outage;

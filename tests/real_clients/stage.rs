@@ -30,7 +30,17 @@ pub(super) struct Stage {
     pub(super) tokens: TokenServer,
     pub(super) app: Image,
     pub(super) index: Index,
+    /// What the configuration says besides, and instead of `access = "anyone"`.
+    guard: Option<Guard>,
     dir: TempDir,
+}
+
+/// A proxy that asks its clients who they are.
+pub(super) struct Guard {
+    /// `[server]`, without `listen`, and what belongs to it.
+    pub(super) server: String,
+    /// `[[client]]` entries.
+    pub(super) clients: String,
 }
 
 struct Proxy {
@@ -41,6 +51,15 @@ struct Proxy {
 impl Stage {
     /// Starts them all; `None` where the real parts cannot be had.
     pub(super) fn set() -> Option<Self> {
+        Self::set_with(None)
+    }
+
+    /// As [`set`](Stage::set), with a proxy that asks its clients who they are.
+    pub(super) fn guarded(guard: Guard) -> Option<Self> {
+        Self::set_with(Some(guard))
+    }
+
+    fn set_with(guard: Option<Guard>) -> Option<Self> {
         if !available() {
             return None;
         }
@@ -51,7 +70,7 @@ impl Stage {
         registry.push_index(&tokens, MULTI, "1", &index);
         registry.push_image(&tokens, "public/app", "1", &app);
         let dir = tempfile::tempdir().unwrap();
-        let mut stage = Self { proxy: None, registry, tokens, app, index, dir };
+        let mut stage = Self { proxy: None, registry, tokens, app, index, guard, dir };
         stage.restart();
         Some(stage)
     }
@@ -84,7 +103,15 @@ impl Stage {
         format!("{}/{NAME}/{image}", self.address())
     }
 
+    /// What the proxy has logged.
+    pub(super) fn log(&self) -> String {
+        fs::read_to_string(self.dir.path().join("transship.log")).unwrap()
+    }
+
     fn configuration(&self) -> String {
+        let access = if self.guard.is_some() { "grants" } else { "anyone" };
+        let server = self.guard.as_ref().map_or("", |guard| &guard.server);
+        let clients = self.guard.as_ref().map_or("", |guard| &guard.clients);
         let (url, realm) = (self.registry.origin(), self.tokens.origin());
         let connection = format!(
             r#"
@@ -93,13 +120,14 @@ url = "{url}"
 insecure = true
 allow_private = ["127.0.0.0/8"]
 token_realms = ["{realm}"]
-access = "anyone"
+access = "{access}"
 "#
         );
         format!(
             r#"
 [server]
 listen = "127.0.0.1:0"
+{server}
 [admin]
 listen = "127.0.0.1:0"
 [cache]
@@ -119,6 +147,7 @@ password = {{ env = "{PASSWORD}" }}
 name = "Public-Example"
 namespace = "public"
 {connection}
+{clients}
 "#,
             cache = self.dir.path().join("cache").display(),
         )

@@ -282,7 +282,11 @@ fn files(dir: &std::path::Path) -> Vec<PathBuf> {
 
 fn listening(log: &str, listener: &str) -> Option<SocketAddr> {
     log.lines().find_map(|line| {
-        let event: serde_json::Value = serde_json::from_str(line).ok()?;
+        let Ok(event) = serde_json::from_str::<serde_json::Value>(line) else {
+            // `… listening listener="data" address=127.0.0.1:1234 tls=false`
+            let (_, rest) = line.split_once(&format!("listening listener=\"{listener}\" address="))?;
+            return rest.split(' ').next()?.parse().ok();
+        };
         let this = event["message"] == "listening" && event["listener"] == listener;
         this.then(|| event["address"].as_str()?.parse().ok())?
     })

@@ -51,17 +51,26 @@ impl Containerd {
     pub(crate) fn mirror(&self, host: &str, mirror: &str) {
         // Without a server of our own it would ask the registry itself after a
         // failure and hide it.
-        self.mirror_before(host, mirror, mirror);
+        self.hosts_toml(host, mirror, mirror, "");
     }
 
     /// As [`mirror`](Self::mirror), but after a failure it turns to `server`.
     pub(crate) fn mirror_before(&self, host: &str, mirror: &str, server: &str) {
+        self.hosts_toml(host, mirror, server, "");
+    }
+
+    /// As [`mirror`](Self::mirror), with further lines for the mirror.
+    pub(crate) fn mirror_with(&self, host: &str, mirror: &str, lines: &str) {
+        self.hosts_toml(host, mirror, mirror, lines);
+    }
+
+    fn hosts_toml(&self, host: &str, mirror: &str, server: &str, lines: &str) {
         let dir = self.hosts_dir().join(host);
         fs::create_dir_all(&dir).unwrap();
         let hosts = format!(
             "server = '{server}'\n\
              [host.'{mirror}']\n\
-             capabilities = ['pull', 'resolve']\n"
+             capabilities = ['pull', 'resolve']\n{lines}\n"
         );
         fs::write(dir.join("hosts.toml"), hosts).unwrap();
     }

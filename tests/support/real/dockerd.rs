@@ -67,6 +67,23 @@ impl Docker {
         assert_eq!(left, "", "the daemon still has layers");
     }
 
+    /// `docker login` with the password on standard input.
+    pub(crate) fn login(&self, host: &str, user: &str, password: &str) -> Outcome {
+        let mut command = bounded("sh", self.dir.path());
+        let script = "printf %s \"$1\" | docker --host \"$2\" login --username \"$3\" --password-stdin \"$4\"";
+        let socket = format!("unix://{}", self.socket.display());
+        Outcome::of(command.args(["-c", script, "sh", password, &socket, user, host]))
+    }
+
+    /// Stores a login for `host` without asking it.
+    pub(crate) fn store_login(&self, host: &str, user: &str, password: &str) {
+        use base64::Engine as _;
+        let auth = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+        let auths = serde_json::json!({"auths": {host: {"auth": auth}}});
+        std::fs::create_dir_all(self.dir.path().join(".docker")).unwrap();
+        std::fs::write(self.dir.path().join(".docker/config.json"), auths.to_string()).unwrap();
+    }
+
     /// The manifest digest under which the daemon stored `image`.
     pub(crate) fn digest(&self, image: &str) -> String {
         let format = "--format={{index .RepoDigests 0}}";

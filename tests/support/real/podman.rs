@@ -65,6 +65,11 @@ impl Podman {
         self.podman(&["image", "inspect", "--format={{.Digest}}", image]).expect_ok().text()
     }
 
+    /// Where a file of this name is, in its own directory.
+    pub(crate) fn file(&self, name: &str) -> String {
+        self.path(name).display().to_string()
+    }
+
     fn path(&self, name: &str) -> PathBuf {
         self.dir.path().join(name)
     }
