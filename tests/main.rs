@@ -36,6 +36,7 @@ mod real_clients;
 mod redirects;
 mod reference_command;
 mod registries;
+mod registry_command;
 mod restart;
 mod rewrite;
 mod segments;

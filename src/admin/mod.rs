@@ -6,6 +6,7 @@
 //! * `limits`: what upstreams allow, and which are in trouble
 //! * `pins`: what stays
 //! * `registries`: which there are, and changing them, by `operator`
+//! * `trial`: trying one
 //! * `offline`: whether upstreams are asked
 //! * `links`: taking back what upstream was seen to allow
 //! * `clients`: who may pull
@@ -23,6 +24,7 @@ mod operator;
 mod pins;
 mod readings;
 mod registries;
+mod trial;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -40,6 +42,8 @@ use tracing::{info, warn};
 
 pub use self::operator::{Operator, Refused, RegistryChange};
 pub use self::readings::Readings;
+pub use self::registries::form_change;
+pub use self::trial::try_registry;
 
 use self::document::Failure;
 use crate::pull::Puller;
@@ -119,6 +123,7 @@ impl Admin {
             .merge(offline::routes())
             .merge(pins::routes())
             .merge(registries::routes())
+            .merge(trial::routes())
             .method_not_allowed_fallback(|| async {
                 failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
             });

@@ -15,7 +15,7 @@ use super::{Admin, Failed, failure};
 use crate::registry::Secret;
 
 /// A service account's key has 3 KiB, a chain of authorities may have more.
-const MAX_BODY: usize = 256 * 1024;
+pub(super) const MAX_BODY: usize = 256 * 1024;
 
 pub(super) fn routes() -> Router<Admin> {
     Router::new()
@@ -79,20 +79,24 @@ pub(super) fn change(form: Result<Json<RegistryForm>, JsonRejection>) -> Result<
         };
         failure(StatusCode::BAD_REQUEST, format!("the document is not as it should be: {what}"))
     })?;
-    form_change(form)
+    form_change(form).map_err(|message| failure(StatusCode::BAD_REQUEST, message))
 }
 
-pub(super) fn form_change(form: RegistryForm) -> Result<RegistryChange, Failed> {
+/// What a form asks for.
+///
+/// # Errors
+/// When it has values that no registry can have.
+pub fn form_change(form: RegistryForm) -> Result<RegistryChange, String> {
     let keys = form.settings.map(|settings| {
         let keys: Result<toml::Table, _> = serde_json::from_value(serde_json::Value::Object(settings));
-        keys.map_err(|_| failure(StatusCode::BAD_REQUEST, "`settings` holds a value that no key can have (null)"))
+        keys.map_err(|_| "`settings` holds a value that no key can have (null)".to_owned())
     });
     let secret = |text: Option<zeroize::Zeroizing<String>>| match text {
-        Some(text) if text.is_empty() => Err(failure(StatusCode::BAD_REQUEST, "a secret is empty; `null` forgets one")),
+        Some(text) if text.is_empty() => Err("a secret is empty; `null` forgets one".to_owned()),
         Some(text) => Ok(Some(Secret::new(text.as_str().to_owned()))),
         None => Ok(None),
     };
-    let secrets: Result<_, Failed> = form.secrets.into_iter().map(|(field, text)| Ok((field, secret(text)?))).collect();
+    let secrets: Result<_, String> = form.secrets.into_iter().map(|(field, text)| Ok((field, secret(text)?))).collect();
     Ok(RegistryChange { keys: keys.transpose()?, secrets: secrets? })
 }
 

@@ -1,7 +1,7 @@
 //! Talking to the admin API of a running proxy: plain HTTP to one address.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -55,6 +55,16 @@ impl Target {
         };
         Ok(AdminClient::of(base))
     }
+
+    /// Whether somebody said where the proxy is.
+    pub(super) fn is_explicit(&self) -> bool {
+        self.admin.is_some()
+    }
+
+    /// The configuration file of the proxy.
+    pub(super) fn config(&self) -> Option<&Path> {
+        self.config.as_deref()
+    }
 }
 
 fn admin_url(text: &str) -> Result<Url, String> {
@@ -86,6 +96,28 @@ impl AdminClient {
     /// The document at `path`, which is relative to `/api/v1/` and not encoded.
     pub(super) async fn get<T: DeserializeOwned>(&self, path: &str, query: &[(&str, &str)]) -> miette::Result<T> {
         self.ask(Method::GET, path, query, None).await?.or_fail()
+    }
+
+    /// Whether anybody listens there.
+    pub(super) async fn is_there(&self) -> bool {
+        let url = self.base.join("/healthz").map(String::from).unwrap_or_default();
+        let Ok(request) = Request::builder().uri(url).body(Full::default()) else { return false };
+        tokio::time::timeout(CONNECT_TIMEOUT, self.client.request(request)).await.is_ok_and(|answer| answer.is_ok())
+    }
+
+    /// Where that is.
+    pub(super) fn address(&self) -> &Url {
+        &self.base
+    }
+
+    /// Sends a document that asks for something.
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        document: &impl Serialize,
+    ) -> miette::Result<Answer<T>> {
+        let body = serde_json::to_vec(document).into_diagnostic()?;
+        self.ask(Method::POST, path, &[], Some(body)).await
     }
 
     /// Asks for a change that has a document as its answer.

@@ -8,6 +8,7 @@ mod client;
 mod demo;
 mod known;
 mod reference;
+mod registry;
 mod revoke;
 mod rewrite;
 mod serve;
@@ -51,6 +52,8 @@ enum Command {
     /// Shows what changes as a diff, and writes it. Every byte outside the changed values stays as it is. When
     /// anything is wrong, all mistakes are told, and nothing is written.
     Rewrite(rewrite::Args),
+    /// Store registry connections, change them, try them
+    Registry(Box<registry::Args>),
     /// Say who may pull through a running proxy, and what
     Client(client::Args),
     /// Ask upstream again before cached content of a registry is served
@@ -85,6 +88,7 @@ impl Cli {
             Command::Cache(args) => cache::run(&args),
             Command::Ref(args) => reference::run(&args),
             Command::Rewrite(args) => rewrite::run(&args),
+            Command::Registry(args) => registry::run(&args),
             Command::Client(args) => client::run(&args),
             Command::Revoke(args) => revoke::run(&args),
         };

@@ -23,11 +23,17 @@ pub(super) struct Live {
     /// configuration to change.
     configuration: Mutex<Option<Configuration>>,
     directory: Arc<ArcSwap<Directory>>,
-    puller: Arc<Puller>,
-    gate: Arc<Gate>,
-    audit: Arc<Audit>,
+    /// What serves by it; absent where only the store is worked on.
+    running: Option<Running>,
     /// What counts only from the start on, as it is in force.
     fixed: Vec<(&'static str, String)>,
+}
+
+/// What serves.
+pub(super) struct Running {
+    pub(super) puller: Arc<Puller>,
+    pub(super) gate: Arc<Gate>,
+    pub(super) audit: Arc<Audit>,
 }
 
 /// What a change of takes a restart, by what it is called.
@@ -46,12 +52,10 @@ impl Live {
     pub(super) fn new(
         configuration: Option<Configuration>,
         directory: Arc<ArcSwap<Directory>>,
-        puller: Arc<Puller>,
-        gate: Arc<Gate>,
-        audit: Arc<Audit>,
+        running: Option<Running>,
         fixed: Vec<(&'static str, String)>,
     ) -> Live {
-        Live { configuration: Mutex::new(configuration), directory, puller, gate, audit, fixed }
+        Live { configuration: Mutex::new(configuration), directory, running, fixed }
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<Configuration>> {
@@ -61,10 +65,12 @@ impl Live {
     /// Puts registries and clients in force.
     fn apply(&self, settings: Settings) -> Result<(), Refused> {
         let Settings { registries, clients, .. } = settings;
-        let replaced = self.puller.replace_registries(&registries);
-        replaced.map_err(|(registry, cause)| Refused::Unsound(format!("registry `{registry}`: {cause}")))?;
+        if let Some(Running { puller, gate, .. }) = &self.running {
+            let replaced = puller.replace_registries(&registries);
+            replaced.map_err(|(registry, cause)| Refused::Unsound(format!("registry `{registry}`: {cause}")))?;
+            gate.replace(clients);
+        }
         self.directory.store(Arc::new(Directory::new(registries)));
-        self.gate.replace(clients);
         Ok(())
     }
 
@@ -104,12 +110,18 @@ impl Live {
 
     fn note_client(&self, event: &'static str, client: &str, by: std::net::IpAddr) {
         let event = Event { event, outcome: "done", peer: Some(by), principal: Some(client), ..Event::default() };
-        self.audit.operator(&event);
+        self.audit(&event);
     }
 
     fn note(&self, event: &'static str, registry: &str, by: std::net::IpAddr) {
         let event = Event { event, outcome: "done", peer: Some(by), registry: Some(registry), ..Event::default() };
-        self.audit.operator(&event);
+        self.audit(&event);
+    }
+
+    fn audit(&self, event: &Event<'_>) {
+        if let Some(Running { audit, .. }) = &self.running {
+            audit.operator(event);
+        }
     }
 }
 
@@ -218,7 +230,7 @@ impl Operator for Live {
     fn clients(&self) -> Vec<(Client, bool)> {
         let guard = self.lock();
         let is_stored = |name: &str| guard.as_ref().is_some_and(|all| all.is_stored(SectionKind::Client, name));
-        let all = self.gate.clients();
+        let all = self.running.as_ref().map(|running| running.gate.clients()).unwrap_or_default();
         all.into_iter().map(|client| (Client::clone(&client), !is_stored(&client.name))).collect()
     }
 

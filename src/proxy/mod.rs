@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
 
-use self::live::Live;
+use self::live::{Live, Running};
 use crate::access::{Gate, Links};
 use crate::admin::{Admin, Operator, Readings};
 use crate::api::Api;
@@ -26,6 +26,12 @@ use crate::registry::Directory;
 use crate::server::{Server, ServerError};
 use crate::telemetry::{Audit, Metrics};
 use crate::upstream::TlsError;
+
+/// Changes what is stored where no proxy runs.
+pub fn offline(configuration: Configuration, settings: Settings) -> Box<dyn Operator> {
+    let directory = Arc::new(ArcSwap::from_pointee(Directory::new(settings.registries.clone())));
+    Box::new(Live::new(Some(configuration), directory, None, live::fixed(&settings)))
+}
 
 /// A running proxy.
 pub struct Proxy {
@@ -111,8 +117,8 @@ impl Proxy {
         let admin_address = listener.local_addr().ok();
         let server = Server::start(&settings.server, Arc::new(api))?;
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let live =
-            Live::new(configuration, Arc::clone(&directory), Arc::clone(&puller), gate, Arc::clone(&audit), fixed);
+        let running = Running { puller: Arc::clone(&puller), gate, audit: Arc::clone(&audit) };
+        let live = Live::new(configuration, Arc::clone(&directory), Some(running), fixed);
         let operator: Arc<dyn Operator> = Arc::new(live);
         let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator), audit);
         if puller.cache().is_writer() {

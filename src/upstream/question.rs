@@ -91,7 +91,7 @@ fn worst(earlier: Option<Error>, later: Error) -> Option<Error> {
     }
 }
 
-fn url(origin: &Origin, target: &str) -> Result<Url> {
+pub(super) fn url(origin: &Origin, target: &str) -> Result<Url> {
     format!("{origin}{target}")
         .parse()
         .map_err(|_| Error::Protocol { origin: origin.clone(), what: "a path that makes no URL".to_owned() })

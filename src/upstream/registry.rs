@@ -299,6 +299,28 @@ impl Upstream {
         authorization
     }
 
+    /// Asks whether the API is there, without a login.
+    pub(super) async fn ask_ping(&self) -> Result<http::Response<hyper::body::Incoming>> {
+        let base = super::question::url(&self.registry.origin, "/v2/")?;
+        let (response, _) = self.sender.send(Purpose::Registry, &base, &Ask::default()).await?;
+        Ok(response)
+    }
+
+    /// Shows the login to whoever the challenge in `headers`, which came from
+    /// `/v2/`, names; says who took it.
+    pub(super) async fn sign_in(&self, headers: &HeaderMap) -> Result<String> {
+        let base = super::question::url(&self.registry.origin, "/v2/")?;
+        let scheme = self.learn(&base, headers).await?;
+        self.tokens.check(&self.sender, &scheme, &base).await?;
+        Ok(match scheme {
+            Scheme::Bearer { realm, .. } => {
+                let host = realm.host_str().unwrap_or_default();
+                format!("the token service {host} takes the login")
+            }
+            Scheme::Basic => "the registry takes the login".to_owned(),
+        })
+    }
+
     async fn exchange(&self, url: &Url, ask: &Ask, follow: bool) -> Result<Answer> {
         if follow {
             return self.sender.follow(url, ask).await;

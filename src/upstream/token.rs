@@ -181,6 +181,23 @@ impl Tokens {
         }
     }
 
+    /// Whether the login is taken, whatever it may then read.
+    pub(super) async fn check(&self, sender: &Sender, scheme: &Scheme, base: &Url) -> Result<()> {
+        let shown = self.sign_in.current(sender).await?;
+        match (scheme, &shown.login) {
+            (Scheme::Bearer { realm, service, .. }, _) => {
+                let key = key(shown.generation, realm, service.as_deref(), "");
+                match self.ask(&shown, sender, realm, &key, None).await {
+                    // Some give nothing without a scope, to nobody.
+                    Ok(_) | Err(Error::Denied { status: 403 }) => Ok(()),
+                    Err(error) => Err(error),
+                }
+            }
+            (Scheme::Basic, Login::Basic { header, .. }) => self.prove(&shown, sender, base, header).await,
+            (Scheme::Basic, _) => Ok(()),
+        }
+    }
+
     /// Shows an unproven login to `/v2/`, as `docker login` does, before a
     /// crowd shows it to everything else.
     async fn prove(&self, shown: &Shown, sender: &Sender, base: &Url, header: &HeaderValue) -> Result<()> {

@@ -1,0 +1,64 @@
+//! `edit`: what is named changes, the rest stays.
+
+use std::process::ExitCode;
+
+use miette::miette;
+
+use super::super::Outcome;
+use super::backend::Backend;
+use super::fields::{Fields, ask_form, is_interactive};
+use super::{Trial, listing};
+use crate::admin::document::RegistryForm;
+use crate::registry::Kind;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Args {
+    /// The registry
+    name: String,
+    /// Its new display name
+    #[arg(long, value_name = "NAME")]
+    rename: Option<String>,
+    #[command(flatten)]
+    fields: Fields,
+    /// Go back to the default of this key; may be repeated
+    #[arg(long, value_name = "KEY")]
+    unset: Vec<String>,
+    #[command(flatten)]
+    trial: Trial,
+}
+
+pub(super) async fn run(backend: &mut Backend, args: &Args) -> Outcome {
+    let entry = backend.show(&args.name).await?;
+    let kind: Kind =
+        entry.kind.parse().map_err(|()| miette!("the kind `{}` is not one of this version", entry.kind))?;
+    let mut settings = entry.settings.clone().unwrap_or_default();
+    let before = settings.clone();
+    let mut secrets = args.fields.fill(kind, &mut settings)?;
+    for key in &args.unset {
+        if settings.remove(key).is_none() {
+            secrets.insert(key.clone(), None);
+        }
+    }
+    if let Some(name) = &args.rename {
+        settings.insert("name".to_owned(), name.clone().into());
+    }
+    if args.fields.is_empty() && args.unset.is_empty() && args.rename.is_none() {
+        if !is_interactive() {
+            return Err(miette!("name what is to change, for example --password-stdin or --set tag_ttl=\"5m\""));
+        }
+        ask_form(kind, &mut settings, &mut secrets, true)?;
+    }
+    let settings = (settings != before).then_some(settings);
+    if settings.is_none() && secrets.is_empty() {
+        println!("nothing has changed");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let form = RegistryForm { settings, secrets };
+    if let Some(code) = args.trial.run(backend, Some(&args.name), &form).await? {
+        return Ok(code);
+    }
+    let changed = backend.replace(&args.name, form).await?;
+    println!("changed {}", changed.name);
+    listing::notes(&changed);
+    Ok(ExitCode::SUCCESS)
+}

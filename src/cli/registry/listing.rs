@@ -1,0 +1,91 @@
+//! `list` and `show`.
+
+use std::process::ExitCode;
+
+use comfy_table::{ContentArrangement, Table, presets};
+
+use super::super::{Outcome, Output};
+use super::backend::Backend;
+use crate::admin::document::{Registries, RegistryEntry};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ListArgs {
+    /// How to show them
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+#[derive(Debug, clap::Args)]
+pub(super) struct ShowArgs {
+    /// The registry
+    name: String,
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = Output::Table)]
+    output: Output,
+}
+
+pub(super) async fn list(backend: &Backend, args: &ListArgs) -> Outcome {
+    let registries = backend.list().await?;
+    match args.output {
+        Output::Json => println!("{:#}", serde_json::json!(Registries { registries })),
+        Output::Table => {
+            let mut table = Table::new();
+            table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
+            table.set_header(["registry", "kind", "upstream", "prefix", "credential", "access", "from"]);
+            for entry in &registries {
+                table.add_row([
+                    entry.name.as_str(),
+                    &entry.kind,
+                    &entry.upstream,
+                    entry.prefix.as_deref().unwrap_or("-"),
+                    &credential(entry),
+                    &entry.access,
+                    if entry.stored { "store" } else { "file" },
+                ]);
+            }
+            println!("{table}");
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+pub(super) async fn show(backend: &Backend, args: &ShowArgs) -> Outcome {
+    let entry = backend.show(&args.name).await?;
+    if args.output == Output::Json {
+        println!("{:#}", serde_json::json!(entry));
+        return Ok(ExitCode::SUCCESS);
+    }
+    let line = |label: &str, value: &str| println!("{label:<11} {value}");
+    line("name", &entry.name);
+    line("address", &entry.address);
+    line("kind", &entry.kind);
+    line("upstream", &entry.upstream);
+    line("prefix", entry.prefix.as_deref().unwrap_or("-"));
+    line("access", &entry.access);
+    line("default", if entry.default { "yes" } else { "no" });
+    line("credential", &credential(&entry));
+    for secret in &entry.secrets {
+        line("secret", &format!("{}: fingerprint {}, stored {}", secret.field, secret.fingerprint, secret.updated_at));
+    }
+    line("from", if entry.stored { "the store" } else { "the configuration file" });
+    notes(&entry);
+    Ok(ExitCode::SUCCESS)
+}
+
+fn credential(entry: &RegistryEntry) -> String {
+    match (entry.has_credential, entry.secrets.first()) {
+        (false, _) => "none".to_owned(),
+        (true, Some(secret)) => format!("stored ({})", secret.fingerprint),
+        (true, None) => "from elsewhere".to_owned(),
+    }
+}
+
+/// What has to happen before anybody pulls.
+pub(super) fn notes(entry: &RegistryEntry) {
+    if entry.access == "grants" {
+        println!(
+            "note: only clients with a grant pull through it: transship client add NAME --grant '{}/**'",
+            entry.address
+        );
+    }
+}

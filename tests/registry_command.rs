@@ -1,0 +1,226 @@
+//! `transship registry`: the forms, filled in by command, with and without a
+//! running proxy.
+
+use std::io::Write as _;
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::process::{Outcome, command};
+use crate::support::provider::{Dialect, Provider};
+use crate::support::proxy::{Proxy, Setup};
+use crate::support::upstream::{Answer, Upstream};
+
+const SECRET: &str = "c4nary-old-secret";
+const OTHER: &str = "c4nary-new-secret";
+
+fn transship(dir: &std::path::Path, arguments: &[&str], stdin: &str) -> Outcome {
+    let mut process = command(env!("CARGO_BIN_EXE_transship"), dir);
+    process.current_dir(dir).args(arguments).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let line = format!("{process:?}");
+    let mut child = process.spawn().unwrap();
+    // Not everything is read where something is refused.
+    let _ = child.stdin.take().unwrap().write_all(stdin.as_bytes());
+    let output = child.wait_with_output().unwrap();
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    Outcome { line, ok: output.status.success(), stdout: output.stdout, stderr }
+}
+
+/// A directory whose configuration's admin listener is at a port where nobody listens.
+fn alone() -> tempfile::TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
+    std::fs::write(dir.path().join("t.toml"), format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n")).unwrap();
+    dir
+}
+
+fn offline(dir: &tempfile::TempDir, arguments: &[&str], stdin: &str) -> Outcome {
+    transship(dir.path(), &[&["registry", "--config", "t.toml"], arguments].concat(), stdin)
+}
+
+#[test]
+fn each_form_of_the_documentation_is_stored_with_just_its_fields_shown_and_removed() {
+    let dir = alone();
+    let key = "{\n  \"type\": \"service_account\",\n  \"private_key\": \"c4nary-old-secret\"\n}\n";
+    let forms: [(&str, &[&str], &str, &str, &str); 5] = [
+        (
+            "My-Example-DO-Registry",
+            &["--kind", "digitalocean", "--registry-name", "your-registry-name"],
+            SECRET,
+            "https://registry.digitalocean.com",
+            "your-registry-name",
+        ),
+        (
+            "My-Example-DockerHub-Repository",
+            &["--kind", "docker-hub", "--namespace", "example-repository", "--username", "someone"],
+            SECRET,
+            "https://registry-1.docker.io",
+            "example-repository",
+        ),
+        (
+            "My-Example-GCR",
+            &["--kind", "google", "--region", "us-west1", "--project", "project-name"],
+            key,
+            "https://us-west1-docker.pkg.dev",
+            "project-name",
+        ),
+        (
+            "My-Example-GHCR",
+            &["--kind", "ghcr", "--organization", "example-org", "--email", "dev@example.com"],
+            SECRET,
+            "https://ghcr.io",
+            "example-org",
+        ),
+        (
+            "My-Example-ACR",
+            &[
+                "--kind",
+                "generic",
+                "--url",
+                "https://example-registry.azurecr.io",
+                "--namespace",
+                "/",
+                "--username",
+                "app",
+            ],
+            SECRET,
+            "https://example-registry.azurecr.io",
+            "-",
+        ),
+    ];
+    for (name, options, secret, upstream, prefix) in forms {
+        let added =
+            offline(&dir, &[&["add", name, "--no-test", "--password-stdin"], options].concat(), secret).expect_ok();
+        assert!(added.stderr.contains("working on the store"), "{}", added.stderr);
+        let shown = offline(&dir, &["show", name, "--output", "json"], "").expect_ok();
+        let shown: Value = serde_json::from_slice(&shown.stdout).unwrap();
+        assert_eq!((shown["name"].as_str(), shown["upstream"].as_str()), (Some(name), Some(upstream)));
+        assert_eq!(shown["prefix"].as_str().unwrap_or("-"), prefix);
+        assert_eq!(shown["secrets"].as_array().map(Vec::len), Some(1));
+        assert!(!shown.to_string().contains("c4nary"));
+    }
+    let listed = offline(&dir, &["list"], "").expect_ok().text();
+    assert!(forms.iter().all(|(name, ..)| listed.contains(name)), "{listed}");
+    // What was stored is what a proxy would serve by.
+    let checked = transship(dir.path(), &["check", "--config", "t.toml"], "").expect_ok().text();
+    assert!(checked.contains("My-Example-GCR"), "{checked}");
+    offline(&dir, &["edit", "my-example-ghcr", "--no-test", "--organization", "other-org"], "").expect_ok();
+    assert!(offline(&dir, &["show", "my-example-ghcr"], "").expect_ok().text().contains("other-org"));
+    offline(&dir, &["rm", "--yes", "My-Example-GCR"], "").expect_ok();
+    assert!(offline(&dir, &["show", "My-Example-GCR"], "").expect_error().contains("no registry"));
+    for entry in std::fs::read_dir(dir.path().join("store")).unwrap() {
+        let bytes = std::fs::read(entry.unwrap().path()).unwrap();
+        assert!(!String::from_utf8_lossy(&bytes).contains("c4nary"));
+    }
+}
+
+#[test]
+fn what_is_missing_or_wrong_is_told_with_the_option_for_it() {
+    let dir = alone();
+    for (arguments, word) in [
+        (&["add", "x"][..], "--kind"),
+        (&["add", "--kind", "ghcr"], "needs a name"),
+        (&["add", "x", "--kind", "google", "--no-test"], "--region"),
+        (&["add", "x", "--kind", "gchr"], "ghcr"),
+        (&["add", "a.b", "--kind", "quay"], "dot"),
+        (&["add", "x", "--kind", "quay", "--no-test", "--set", "password=hunter2"], "--password-stdin"),
+        (&["add", "x", "--kind", "quay", "--no-test", "--set", "qouta=\"1GiB\""], "did you mean `quota`"),
+        (&["add", "x", "--kind", "quay", "--no-test", "--email", "a@b"], "email"),
+        (&["edit", "nobody", "--set", "quota=\"1GiB\""], "no registry `nobody`"),
+        (&["edit", "docker-hub", "--set", "quota=\"1GiB\"", "--no-test"], "configuration file"),
+        (&["rm", "--yes", "docker-hub"], "configuration file"),
+    ] {
+        let said = offline(&dir, arguments, "").expect_error();
+        assert!(said.contains(word), "{arguments:?}: {said}");
+        assert!(!said.contains("hunter2"), "{said}");
+    }
+    assert!(!dir.path().join("store").join("transship.store").exists());
+}
+
+fn start() -> (Provider, Proxy) {
+    let provider = Provider::start(Dialect::Harbor, Some(("robot", SECRET)));
+    provider.image("team/app", "1", b"layer");
+    let other = Upstream::start();
+    (provider, Setup::new().registry("other", &other, "").start())
+}
+
+fn online(proxy: &Proxy, arguments: &[&str], stdin: &str) -> Outcome {
+    let admin = format!("http://{}", proxy.admin());
+    transship(&proxy.cache(), &[&["registry", "--admin", &admin], arguments].concat(), stdin)
+}
+
+fn options(provider: &Provider) -> Vec<String> {
+    let url = provider.registry.origin();
+    ["--kind", "generic", "--username", "robot", "--url", &url, "--set", "insecure=true", "--set", "access=anyone"]
+        .into_iter()
+        .chain(["--set", "allow_private=[\"127.0.0.0/8\"]", "--password-stdin"])
+        .map(str::to_owned)
+        .collect()
+}
+
+fn add(proxy: &Proxy, provider: &Provider, more: &[&str], secret: &str) -> Outcome {
+    let options = options(provider);
+    let options: Vec<&str> = options.iter().map(String::as_str).collect();
+    online(proxy, &[&["add", "My-Team"], options.as_slice(), more].concat(), secret)
+}
+
+#[test]
+fn a_running_proxy_serves_by_what_is_added_edited_and_removed_at_once() {
+    let (provider, proxy) = start();
+    let target = "/v2/my-team/team/app/manifests/1";
+    let added = add(&proxy, &provider, &["--image", "team/app:1"], SECRET).expect_ok().text();
+    assert!(added.contains("ok     read team/app:1") && added.contains("stored My-Team"), "{added}");
+    assert_eq!(proxy.get(target).status, 200);
+    provider.rotate("robot", OTHER, || {
+        online(&proxy, &["edit", "my-team", "--password-stdin"], OTHER).expect_ok();
+    });
+    assert_eq!(proxy.get(target).status, 200);
+    online(&proxy, &["rm", "--yes", "my-team"], "").expect_ok();
+    assert_eq!(proxy.get(target).status, 404);
+    assert!(!proxy.log().contains("c4nary"));
+}
+
+#[test]
+fn a_test_says_in_plain_words_what_is_wrong_and_nothing_that_fails_it_is_stored() {
+    let (provider, proxy) = start();
+    let said = add(&proxy, &provider, &[], OTHER).expect_error();
+    assert!(said.contains("failed sign in") && said.contains("the secret is wrong"), "{said}");
+    assert!(said.contains("nothing was stored") && !said.contains("c4nary"), "{said}");
+    assert!(online(&proxy, &["show", "my-team"], "").expect_error().contains("no registry"));
+    let said = add(&proxy, &provider, &["--image", "team/nothing:1"], SECRET).expect_error();
+    assert!(said.contains("ok     sign in") && said.contains("failed read team/nothing:1"), "{said}");
+    assert!(said.contains("there is no such image"), "{said}");
+    add(&proxy, &provider, &["--force", "--image", "team/nothing:1"], SECRET).expect_ok();
+    online(&proxy, &["test", "my-team", "--image", "my-team/team/app:1"], "").expect_ok();
+    let said = online(&proxy, &["test", "my-team", "--image", "ghcr.io/team/app:1"], "").expect_error();
+    assert!(said.contains("is not an image of registry"), "{said}");
+    provider.registry.rule(|_, _| Answer::status(403));
+    let said = online(&proxy, &["test", "my-team", "--image", "team/app:1"], "").expect_error();
+    assert!(said.contains("status 403"), "{said}");
+    provider.registry.stop();
+    let said = online(&proxy, &["test", "my-team"], "").expect_error();
+    assert!(said.contains("failed reach") && said.contains("refused"), "{said}");
+}
+
+#[test]
+fn a_realm_that_is_not_trusted_is_named_with_the_key_that_trusts_it() {
+    let (provider, proxy) = start();
+    provider.registry.rule(|request, answer| match request.path() {
+        "/v2/" => Answer::status(401)
+            .header("WWW-Authenticate", "Bearer realm=\"https://auth.example.com/token\",service=\"x\""),
+        _ => answer,
+    });
+    let said = add(&proxy, &provider, &[], SECRET).expect_error();
+    assert!(said.contains("token_realms = [\"https://auth.example.com\"]"), "{said}");
+}
+
+#[test]
+fn a_stored_registry_is_one_that_references_can_name() {
+    let (provider, proxy) = start();
+    add(&proxy, &provider, &[], SECRET).expect_ok();
+    let admin = format!("http://{}", proxy.admin());
+    let image = format!("{}/team/app:1", provider.registry.address());
+    let printed =
+        transship(&proxy.cache(), &["ref", &image, "--registry", "My-Team", "--admin", &admin], "").expect_ok();
+    assert!(printed.text().ends_with("/my-team/team/app:1"), "{}", printed.text());
+}
