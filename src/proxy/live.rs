@@ -109,12 +109,12 @@ impl Live {
     }
 
     fn note_client(&self, event: &'static str, client: &str, by: std::net::IpAddr) {
-        let event = Event { event, outcome: "done", peer: Some(by), principal: Some(client), ..Event::default() };
+        let event = Event { event, outcome: "success", peer: Some(by), principal: Some(client), ..Event::default() };
         self.audit(&event);
     }
 
     fn note(&self, event: &'static str, registry: &str, by: std::net::IpAddr) {
-        let event = Event { event, outcome: "done", peer: Some(by), registry: Some(registry), ..Event::default() };
+        let event = Event { event, outcome: "success", peer: Some(by), registry: Some(registry), ..Event::default() };
         self.audit(&event);
     }
 
