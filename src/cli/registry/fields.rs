@@ -40,7 +40,7 @@ pub(super) struct Fields {
     /// Registry URL
     #[arg(long, help_heading = "Fields of the form")]
     url: Option<String>,
-    /// Any key of [[registry]]; the value as in TOML, or plain text; may be repeated
+    /// Any key of `[[registry]]`; the value as in TOML, or plain text; may be repeated
     #[arg(long, value_name = "KEY=VALUE", value_parser = assignment, help_heading = "Fields of the form")]
     set: Vec<(String, Value)>,
     /// Read the secret from standard input
