@@ -1,7 +1,8 @@
 //! Tags, lists and refusals are believed for a while, and then upstream is
 //! asked, once for everybody and as cheaply as it goes.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use crate::support::digest::sha256;
 use crate::support::http;
@@ -78,6 +79,30 @@ fn where_head_tells_nothing_a_get_does() {
             assert_eq!(proxy.head(TAG).header("docker-content-digest"), Some(sha256(&manifest).as_str()));
         }
     }
+}
+
+#[test]
+fn where_only_a_get_tells_an_unchanged_tag_comes_without_its_bytes() {
+    let (upstream, proxy) = start("tag_ttl = \"0s\"");
+    upstream.on("HEAD", "/manifests/", |_, _| Answer::status(405));
+    let unchanged = Arc::new(AtomicUsize::new(0));
+    let counted = Arc::clone(&unchanged);
+    upstream.on("GET", "/manifests/", move |request, answer| {
+        let named = format!("\"{}\"", sha256(&answer.body));
+        if request.header("if-none-match") != Some(named.as_str()) {
+            return answer;
+        }
+        counted.fetch_add(1, Ordering::SeqCst);
+        Answer::status(304).header("ETag", named)
+    });
+    let old = upstream.image("app", "1", &[b"old"]);
+    for times in 0..3 {
+        assert_eq!(proxy.get(TAG).body, old);
+        assert_eq!((asked(&upstream).0, unchanged.load(Ordering::SeqCst)), (times + 1, times));
+    }
+    let new = upstream.image("app", "1", &[b"new"]);
+    assert_eq!(proxy.get(TAG).body, new);
+    assert_eq!(unchanged.load(Ordering::SeqCst), 2, "what has changed comes whole");
 }
 
 #[test]

@@ -179,6 +179,47 @@ fn c9_a_transfer_of_another_registry_is_not_joined_without_permission() {
     alices.finish().assert_content(&tenants.digest);
 }
 
+/// Alice has the beginning of a blob when her grant is taken away; gives how
+/// much she has of how much in the end.
+fn alice_loses_her_grant(sections: &str) -> (Proxy, usize, usize) {
+    let upstream = Upstream::start();
+    // More than the connection holds.
+    let length = 48 << 20;
+    let digest = upstream.blob("app", &noise(1, length));
+    let proxy = Setup::new()
+        .sections(sections)
+        .registry("alices", &upstream, &credential())
+        .text(&client("alice", ALICE, "alices/**"))
+        .start();
+    let target = format!("/v2/alices/app/blobs/{digest}");
+    let bearer = format!("Bearer {ALICE}");
+    let headers = [("Authorization", bearer.as_str())];
+    http::send(proxy.address(), "GET", &target, &headers).assert_content(&digest);
+    let mut running = http::open(proxy.address(), "GET", &target, &headers);
+    let begun = running.read(100_000).len();
+    let config = proxy.cache().parent().unwrap().join("transship.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, text.replace("alices/**", "alices/other/**")).unwrap();
+    assert_eq!(http::send_json(proxy.admin(), "POST", "/api/v1/reload", "null").status, 200);
+    let after = http::send(proxy.address(), "GET", &target, &headers);
+    assert_eq!(after.verdict(), (404, "NAME_UNKNOWN".into()));
+    (proxy, begun + running.finish().body.len(), length)
+}
+
+#[test]
+fn c10_a_grant_that_is_removed_ends_with_the_running_response() {
+    let (proxy, had, length) = alice_loses_her_grant("");
+    assert_eq!(had, length);
+    assert!(!proxy.log().contains("\"outcome\":\"cut\""));
+}
+
+#[test]
+fn c10_with_cut_on_revoke_a_grant_that_is_removed_ends_the_running_response() {
+    let (proxy, had, length) = alice_loses_her_grant("[server]\ncut_on_revoke = true\n");
+    assert!(had < length / 2, "{had} of {length} bytes went out");
+    assert!(proxy.log().contains("\"outcome\":\"cut\""), "{}", proxy.log());
+}
+
 /// `transship revoke ARGS…`, at this proxy.
 fn revoke(proxy: &Proxy, args: &[&str]) -> Outcome {
     let home = tempfile::tempdir().unwrap();

@@ -98,6 +98,8 @@ pub struct GateSettings {
     pub foreign_credentials: ForeignCredentials,
     /// Bounds on guessing.
     pub limits: LoginLimits,
+    /// Whether a response that has begun ends with the right to it.
+    pub cut_on_revoke: bool,
 }
 
 /// The clients, and what they may pull.
@@ -263,6 +265,24 @@ impl Gate {
                 client.grants.iter().any(|grant| grant.covers(registry, repository))
             }
         }
+    }
+
+    /// Whether whoever began a response as `earlier` may have the rest of it.
+    pub fn may_go_on(&self, earlier: &Principal, registry: &Registry, repository: &Repository) -> bool {
+        let now = match earlier {
+            Principal::Anonymous => Some(Principal::Anonymous),
+            Principal::Client(earlier) => {
+                let clients = self.clients.load();
+                let same = clients.by_name.get(&earlier.name).filter(|now| now.proof == earlier.proof);
+                same.map(|now| Principal::Client(Arc::clone(now)))
+            }
+        };
+        registry.access == AccessMode::Anyone || now.is_some_and(|now| self.may_pull(&now, registry, repository))
+    }
+
+    /// Whether responses that have begun end with the right to them.
+    pub fn cuts_on_revoke(&self) -> bool {
+        self.settings.cut_on_revoke
     }
 
     fn by_circumstance(&self, evidence: &Evidence<'_>) -> Principal {

@@ -5,10 +5,11 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures_util::{Stream, stream};
+use futures_util::{Stream, StreamExt as _, stream};
 use http_body::{Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 
+use super::permit::Permit;
 use crate::cache::{Content, Method};
 use crate::kernel::Mappings;
 use crate::pull::{BlobBody, Delivery, Passthrough};
@@ -59,6 +60,17 @@ impl Body {
             BlobBody::Direct(passthrough) => {
                 Body::Stream { windows: Box::pin(stream::unfold(passthrough, next_direct)), remaining: total }
             }
+        }
+    }
+
+    /// The same, but it breaks off once `permit` ends.
+    pub(super) fn under(self, permit: Permit) -> Body {
+        match self {
+            Body::Stream { windows, remaining } => {
+                let permitted = move |window| if permit.holds() { window } else { Err(Permit::ended()) };
+                Body::Stream { windows: Box::pin(windows.map(permitted)), remaining }
+            }
+            other => other,
         }
     }
 }

@@ -14,6 +14,7 @@ use tracing::{debug, info, warn};
 
 use super::body::{Body, Counted, Transport};
 use super::path::{self, Endpoint, Target};
+use super::permit::Permit;
 use super::{query, response};
 use crate::access::{CertificateNames, Evidence, Gate, Principal, Rejected};
 use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository};
@@ -283,7 +284,21 @@ impl Api {
                 let client = client_of(principal, peer);
                 let question = BlobQuestion { range, method, client: &client, peer: peer.address };
                 let reply = self.puller.blob(registry, repository, digest, question).await?;
-                Ok(response::blob(digest, reply, &peer.transport))
+                let answer = response::blob(digest, reply, &peer.transport);
+                Ok(if self.gate.cuts_on_revoke() {
+                    let permit = Permit {
+                        gate: Arc::clone(&self.gate),
+                        directory: Arc::clone(&self.directory),
+                        audit: Arc::clone(&self.audit),
+                        principal: principal.clone(),
+                        peer: peer.address,
+                        registry: registry.name.slug().to_owned(),
+                        repository: repository.clone(),
+                    };
+                    answer.map(|body| body.under(permit))
+                } else {
+                    answer
+                })
             }
             Endpoint::Tags { name } => {
                 let reply = self.puller.tags(registry, repository, name, query).await?;

@@ -8,6 +8,7 @@
 mod body;
 mod handler;
 mod path;
+mod permit;
 mod query;
 mod response;
 

@@ -301,7 +301,11 @@ fn read_gate(server: &Section<'_>, limits: &Section<'_>) -> GateSettings {
         max_wrong_logins: max_wrong_logins.unwrap_or(default.max_wrong_logins),
         max_login_wait: limits.read("max_login_wait", units::some_time).unwrap_or(default.max_login_wait),
     };
-    GateSettings { foreign_credentials: foreign_credentials.unwrap_or_default(), limits }
+    GateSettings {
+        foreign_credentials: foreign_credentials.unwrap_or_default(),
+        limits,
+        cut_on_revoke: server.flag("cut_on_revoke").is_some_and(|flag| flag.value),
+    }
 }
 
 fn read_tls(section: Section<'_>) -> Option<TlsSettings> {

@@ -130,10 +130,15 @@ impl Asker {
         let slot = accept.is_none().then(|| self.slot(subject));
         let is_for_all = accept.is_none();
         let accept = accept.and_then(|accept| HeaderValue::from_str(&accept).ok());
-        let answer = upstream.manifest(Method::GET, repository, reference, accept).await;
+        let held = if is_for_all { self.held(subject).await } else { None };
+        let answer = match &held {
+            Some(held) => upstream.manifest_unless(repository, reference, &held.digest).await,
+            None => upstream.manifest(Method::GET, repository, reference, accept).await.map(Some),
+        };
         let answer = answer.map_err(|error| self.failed(subject, slot, error.into()))?;
         self.setbacks.recovered(registry, repository);
-        let manifest = check(reference, answer)?;
+        let changed = answer.map(|answer| check(reference, answer)).transpose()?;
+        let manifest = changed.or(held).ok_or_else(lost)?;
         if !manifest.media_type.is_schema1() {
             let length = manifest.bytes.len() as u64;
             self.cache.put(&manifest.digest, manifest.bytes.clone());
@@ -143,6 +148,15 @@ impl Asker {
             }
         }
         Ok(manifest)
+    }
+
+    /// What the tag in question named when upstream was asked before, where
+    /// the bytes are here and there was a link to them.
+    async fn held(&self, subject: &Subject) -> Option<Manifest> {
+        let Reference::Tag(tag) = &subject.reference else { return None };
+        let (registry, repository) = (subject.registry(), &subject.repository);
+        let record = self.tags.get(registry, repository, tag).filter(|record| record.linked)?;
+        self.stored(&record.digest, self.links.last(registry, repository, &record.digest)).await
     }
 
     fn slot(&self, subject: &Subject) -> super::freshness::Slot {

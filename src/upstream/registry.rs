@@ -9,7 +9,9 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
+use http::header::{
+    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH, LINK, RETRY_AFTER, WWW_AUTHENTICATE,
+};
 use http::{HeaderValue, Method, StatusCode};
 use tokio::sync::Semaphore;
 use url::Url;
@@ -143,8 +145,39 @@ impl Upstream {
         let accept = accept.unwrap_or(HeaderValue::from_static(MediaType::ACCEPT));
         let sort = if is_head { Sort::Question } else { Sort::Pull };
         let ask = Ask { method, accept: Some(accept), sort, ..Ask::default() };
-        let path = format!("/v2/{repository}/manifests/{reference}");
-        let answer = self.ask(&path, repository, "pull", ask).await?;
+        self.read_manifest(self.ask_manifest(repository, reference, ask).await?, is_head).await
+    }
+
+    /// Asks for a manifest unless it still is the one called `held`; `None`: it
+    /// is. An upstream that knows no conditions gives it again.
+    ///
+    /// # Errors
+    /// As [`Error`] says.
+    pub async fn manifest_unless(
+        &self,
+        repository: &Repository,
+        reference: &Reference,
+        held: &Digest,
+    ) -> Result<Option<ManifestAnswer>> {
+        let headers = HeaderValue::try_from(format!("\"{held}\"")).map(|tag| vec![(IF_NONE_MATCH, tag)]);
+        let ask = Ask {
+            accept: Some(HeaderValue::from_static(MediaType::ACCEPT)),
+            sort: Sort::Pull,
+            headers: headers.unwrap_or_default(),
+            ..Ask::default()
+        };
+        let answer = self.ask_manifest(repository, reference, ask).await?;
+        if answer.response.status() == StatusCode::NOT_MODIFIED {
+            return Ok(None);
+        }
+        self.read_manifest(answer, false).await.map(Some)
+    }
+
+    async fn ask_manifest(&self, repository: &Repository, reference: &Reference, ask: Ask) -> Result<Answer> {
+        self.ask(&format!("/v2/{repository}/manifests/{reference}"), repository, "pull", ask).await
+    }
+
+    async fn read_manifest(&self, answer: Answer, is_head: bool) -> Result<ManifestAnswer> {
         expect(&answer, StatusCode::OK)?;
         let headers = answer.response.headers();
         let header = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());

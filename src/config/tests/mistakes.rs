@@ -25,7 +25,7 @@ fn what_is_wrong_in_the_tables_of_the_proxy_is_told_with_its_place() {
             "[server]\nzzzzzzzzzz = 1",
             (2, 1),
             "has no key `zzzzzzzzzz`",
-            "known here: body, expose_private, foreign_credentials, listen, ping",
+            "known here: body, cut_on_revoke, expose_private, foreign_credentials, listen, ping",
         ),
         ("[sever]\n", (1, 2), "the file has no key `sever`", "did you mean `server`?"),
         ("server = 5", (1, 10), "[server] has to be a table", ""),
