@@ -15,6 +15,7 @@ mod client_command;
 mod clients;
 mod closed_world;
 mod content;
+mod crash;
 mod credentials;
 mod delivery;
 mod demo;

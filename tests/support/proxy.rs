@@ -139,6 +139,16 @@ impl Proxy {
             Some(Running { data: listening(&log, "data").unwrap(), admin: listening(&log, "admin").unwrap(), process });
     }
 
+    /// Whether the process ends, while a test can wait for it, without being
+    /// told to.
+    pub(crate) fn ends_by_itself(&mut self) -> bool {
+        let ended = eventually(|| self.running.as_mut().is_none_or(|running| running.process.has_ended()));
+        if ended {
+            self.kill();
+        }
+        ended
+    }
+
     /// Stops it as an operator would.
     pub(crate) fn stop(&mut self) {
         self.running = None;
@@ -262,7 +272,7 @@ impl Proxy {
 }
 
 /// Whether `holds` comes true while a test can wait for it.
-pub(crate) fn eventually(holds: impl Fn() -> bool) -> bool {
+pub(crate) fn eventually(mut holds: impl FnMut() -> bool) -> bool {
     (0..1000).any(|_| {
         let true_now = holds();
         if !true_now {
