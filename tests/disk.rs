@@ -292,6 +292,21 @@ fn f10_a_blob_that_could_not_be_synced_is_served_and_not_kept() {
 }
 
 #[test]
+fn h3_a_link_planted_among_the_growing_files_is_not_written_through() {
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(1, MIB));
+    let proxy = Setup::open(&upstream).start();
+    let elsewhere = proxy.cache().parent().unwrap().join("elsewhere");
+    std::fs::write(&elsewhere, b"precious").unwrap();
+    let planted = proxy.cache().join("partial").join(digest.replace(':', "-"));
+    std::os::unix::fs::symlink(&elsewhere, &planted).unwrap();
+    pull(&proxy, &digest);
+    assert_eq!(std::fs::read(&elsewhere).unwrap(), b"precious");
+    assert!(proxy.log().contains("the cache cannot be"), "somebody should know: {}", proxy.log());
+    proxy.assert_cache_is_sound();
+}
+
+#[test]
 fn f16_without_file_handles_it_refuses_some_and_recovers() {
     let upstream = Upstream::start();
     let digest = upstream.blob("app", &noise(1, MIB));

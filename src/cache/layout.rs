@@ -4,7 +4,7 @@
 //! <root>/            0700, LOCK held by the one process that writes
 //!   VERSION          {"format":1}
 //!   blobs/<algorithm>/<first two hex>/<hex>     complete, verified, immutable
-//!   partial/<algorithm>-<hex>                   growing
+//!   partial/<algorithm>-<hex>[.<number>]        growing
 //!   quarantine/<algorithm>-<hex>                damaged, the last few of them
 //!   CLEAN            there only while no process uses the directory
 //!   links.redb, pins.json                       of the layers above
@@ -15,6 +15,7 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::settings::Durability;
@@ -64,6 +65,8 @@ pub(super) struct Layout {
     /// Held for as long as the process lives; absent in a second process.
     lock: Option<File>,
     was_clean: bool,
+    /// Small blobs that were written: each had a file of its own to grow in.
+    written: AtomicU64,
 }
 
 /// A complete blob, as the directory shows it.
@@ -90,7 +93,7 @@ impl Layout {
         if metadata.permissions().mode() & 0o022 != 0 {
             return refuse("writable by others");
         }
-        let mut layout = Layout { root: root.to_owned(), lock: None, was_clean: true };
+        let mut layout = Layout { root: root.to_owned(), lock: None, was_clean: true, written: AtomicU64::new(0) };
         let lock = private(OpenOptions::new().create(true).truncate(false).write(true)).open(root.join("LOCK"));
         if let Ok(lock) = lock
             && kernel::try_lock(&lock).unwrap_or(false)
@@ -147,30 +150,41 @@ impl Layout {
         stored.is_ok_and(|stored| file.metadata().is_ok_and(|metadata| place(metadata) == stored))
     }
 
-    /// Writes a small blob whole; one that is there already is left alone.
+    /// Writes a small blob whole; one that is there already is left alone. It
+    /// grows in a file of its own: a fill of the same content may be running.
     pub(super) fn write_small(&self, digest: &Digest, bytes: &[u8], durability: Durability) -> io::Result<()> {
         if self.blob(digest).exists() {
             return Ok(());
         }
-        let mut file =
-            private(OpenOptions::new().create(true).truncate(true).write(true)).open(self.partial(digest))?;
-        file.write_all(bytes)?;
-        if durability == Durability::Sync {
-            kernel::sync_data(&file)?;
-        }
-        self.publish(digest)
+        let number = self.written.fetch_add(1, Ordering::Relaxed);
+        let own = self.partial(digest).with_extension(number.to_string());
+        let write = || {
+            let mut file = private(OpenOptions::new().create(true).truncate(true).write(true)).open(&own)?;
+            file.write_all(bytes)?;
+            if durability == Durability::Sync {
+                kernel::sync_data(&file)?;
+            }
+            self.publish_from(&own, digest)
+        };
+        write().inspect_err(|_| {
+            let _ = fs::remove_file(&own);
+        })
     }
 
     /// Gives a verified and synced partial its name.
     pub(super) fn publish(&self, digest: &Digest) -> io::Result<()> {
-        let (from, to) = (self.partial(digest), self.blob(digest));
+        self.publish_from(&self.partial(digest), digest)
+    }
+
+    fn publish_from(&self, from: &Path, digest: &Digest) -> io::Result<()> {
+        let to = self.blob(digest);
         let directory = to.parent().unwrap_or(&self.root);
         match DirBuilder::new().mode(0o700).create(directory) {
             Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
             _ => {}
         }
-        fs::set_permissions(&from, fs::Permissions::from_mode(0o440))?;
-        kernel::publish(&from, &to)?;
+        fs::set_permissions(from, fs::Permissions::from_mode(0o440))?;
+        kernel::publish(from, &to)?;
         File::open(directory)?.sync_all()
     }
 
@@ -330,6 +344,35 @@ mod tests {
         assert!(first.is_writer() && !second.is_writer());
         drop(first);
         assert!(Layout::open(&root).unwrap().is_writer());
+    }
+
+    #[test]
+    fn a_small_blob_is_kept_without_touching_a_fill_of_the_same_content() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(&dir.path().join("cache")).unwrap();
+        let bytes = b"what both of them write";
+        let digest = Digest::sha256_of(bytes);
+        let mut growing = layout.open_partial(&digest).unwrap();
+        growing.write_all(&bytes[..10]).unwrap();
+        layout.write_small(&digest, bytes, Durability::Sync).unwrap();
+        assert_eq!(fs::read(layout.partial(&digest)).unwrap(), bytes[..10]);
+        assert_eq!(fs::read(layout.blob(&digest)).unwrap(), bytes);
+        growing.write_all(&bytes[10..]).unwrap();
+        layout.publish(&digest).unwrap();
+        assert_eq!(fs::read(layout.blob(&digest)).unwrap(), bytes);
+        assert_eq!(fs::read_dir(dir.path().join("cache/partial")).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn h3_a_link_in_the_place_of_a_growing_file_is_not_followed() {
+        let dir = tempfile::tempdir().unwrap();
+        let layout = Layout::open(&dir.path().join("cache")).unwrap();
+        let digest = Digest::sha256_of(b"content");
+        let elsewhere = dir.path().join("elsewhere");
+        fs::write(&elsewhere, b"precious").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, layout.partial(&digest)).unwrap();
+        assert_eq!(layout.open_partial(&digest).unwrap_err().raw_os_error(), Some(40), "ELOOP");
+        assert_eq!(fs::read(&elsewhere).unwrap(), b"precious");
     }
 
     #[test]
