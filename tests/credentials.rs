@@ -31,6 +31,20 @@ fn from_file(provider: &Provider, path: &Path) -> Setup {
     Setup::new().text(&text(&provider.registry, &keys))
 }
 
+#[test]
+fn h4_a_secret_in_a_file_that_everybody_may_read_is_told_of() {
+    let provider = Provider::start(Dialect::Harbor, Some(("robot", OLD)));
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("password");
+    fs::write(&path, OLD).unwrap();
+    for (mode, told) in [(0o600, false), (0o640, false), (0o644, true)] {
+        fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
+        let proxy = from_file(&provider, &path).start();
+        assert_eq!(proxy.log().contains("everybody on this machine may read"), told, "{mode:o}: {}", proxy.log());
+        assert!(!proxy.log().contains(OLD));
+    }
+}
+
 /// The audit lines of an event.
 fn audit(proxy: &Proxy, event: &str) -> Vec<serde_json::Value> {
     let lines = proxy.log();

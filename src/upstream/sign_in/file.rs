@@ -4,6 +4,7 @@
 //! link, others write in place. A file that cannot be read or is empty, as one
 //! is while it is being written, changes nothing.
 
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -39,6 +40,18 @@ impl Warned {
 /// Whether any secret of `credential` stands in a file.
 pub(super) fn has_any(credential: &Credential) -> bool {
     credential.sources().any(|source| matches!(source, Source::File { .. }))
+}
+
+/// Tells of secrets that everybody on this machine may read. Not refused:
+/// Kubernetes mounts them like that, where nobody else is.
+pub(super) fn tell_of_exposed(credential: &Credential, registry: &RegistryName) {
+    for source in credential.sources() {
+        let Source::File { path, .. } = source else { continue };
+        if std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0) {
+            let path = path.display();
+            warn!(%registry, %path, "everybody on this machine may read this file with a secret: `chmod o= {path}`");
+        }
+    }
 }
 
 /// `credential` with what its files hold now, if that is something else.

@@ -140,6 +140,7 @@ pub(super) struct SignIn {
 
 impl SignIn {
     pub(super) fn new(registry: RegistryName, credential: Credential) -> SignIn {
+        file::tell_of_exposed(&credential, &registry);
         SignIn {
             registry,
             current: ArcSwap::from_pointee(Current::new(0, Arc::new(credential))),
@@ -161,6 +162,7 @@ impl SignIn {
 
     /// Follows another recipe from now on.
     pub(super) fn replace(&self, credential: Credential) {
+        file::tell_of_exposed(&credential, &self.registry);
         let recipe = Arc::new(credential);
         self.current.rcu(|current| Current::new(current.generation + 1, Arc::clone(&recipe)));
     }
