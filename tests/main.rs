@@ -40,6 +40,7 @@ mod registries;
 mod registry_command;
 mod restart;
 mod rewrite;
+mod room;
 mod segments;
 mod surface;
 mod trouble;

@@ -169,3 +169,37 @@ fn f36_a_stop_lets_running_transfers_finish() {
     finished.join().unwrap().assert_content(&digest);
     assert_eq!(proxy.blobs().len(), 1);
 }
+
+#[test]
+fn a_stop_ends_when_the_drain_time_is_over_and_what_has_come_is_kept() {
+    for followed in [true, false] {
+        let upstream = Upstream::start();
+        let digest = upstream.blob("app", &noise(1, SIZE));
+        let mut proxy = Setup::open(&upstream).sections("[limits]\ndrain_timeout = \"500ms\"\n").start();
+        let gate = Gate::new();
+        let closed = gate.clone();
+        upstream.first(1, "GET", "/blobs/", move |_, answer| answer.at(SIZE / 2, Event::Wait(closed.clone())));
+        let target = format!("/v2/app/blobs/{digest}");
+        let mut client = http::open(proxy.address(), "GET", &target, &[]);
+        client.read(SIZE / 2);
+        let client = followed.then_some(client);
+        let pid = rustix::process::Pid::from_raw(proxy.pid().cast_signed()).unwrap();
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+        assert!(proxy.ends_by_itself(), "the transfer is stopped");
+        gate.open();
+        drop(client);
+        proxy.restart();
+        upstream.forget();
+        proxy.get(&target).assert_content(&digest);
+        assert!(upstream.requests()[0].range_start().is_some(), "it goes on where it was stopped");
+    }
+}
+
+#[test]
+fn a_first_start_that_was_killed_while_it_wrote_the_version_is_no_obstacle() {
+    let (_upstream, mut proxy, digest) = start();
+    proxy.stop();
+    std::fs::write(proxy.cache().join("VERSION"), "").unwrap();
+    proxy.restart();
+    proxy.get(&format!("/v2/app/blobs/{digest}")).assert_content(&digest);
+}

@@ -5,7 +5,7 @@
 //! have a pool of their own, from which layers push nothing out. A pinned blob
 //! counts in its pool but is unknown to the policy, so it cannot be named.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -20,6 +20,8 @@ const DOWN_TO: u64 = 95;
 /// [`SMALL_POOL_AT_LEAST`] and at most half.
 const SMALL_POOL_SHARE: u64 = 20;
 const SMALL_POOL_AT_LEAST: u64 = 64 << 20;
+/// What fills have left may take one byte in so many of the layers' room.
+const PARTIAL_SHARE: u64 = 4;
 
 /// The accounts of the cache directory.
 pub(super) struct Inventory {
@@ -36,8 +38,11 @@ struct Pools {
     pinned: HashSet<Digest>,
     /// What of it is stored.
     held: Held,
-    /// Bytes that running fills will need.
+    /// Bytes that running fills have taken.
     reserved: u64,
+    /// What ended fills have left, the oldest first, and its bytes.
+    partials: VecDeque<(Digest, u64)>,
+    partial_bytes: u64,
 }
 
 /// Stored blobs that are pinned.
@@ -52,6 +57,8 @@ struct Held {
 struct Bounds {
     small: u64,
     layers: u64,
+    /// Within the layers'.
+    partials: u64,
 }
 
 /// How much is stored.
@@ -70,7 +77,7 @@ pub struct Stock {
 impl Inventory {
     pub(super) fn new(policy: PolicyKind, max_size: u64) -> Inventory {
         let small = (max_size / SMALL_POOL_SHARE).max(SMALL_POOL_AT_LEAST).min(max_size / 2);
-        let bounds = Bounds { small, layers: max_size - small };
+        let bounds = Bounds { small, layers: max_size - small, partials: (max_size - small) / PARTIAL_SHARE };
         let pools = Pools {
             small: policy.build(bounds.small),
             layers: policy.build(bounds.layers),
@@ -78,6 +85,8 @@ impl Inventory {
             pinned: HashSet::new(),
             held: Held::default(),
             reserved: 0,
+            partials: VecDeque::new(),
+            partial_bytes: 0,
         };
         Inventory { pools: Mutex::new(pools), bounds, started: Instant::now() }
     }
@@ -141,23 +150,60 @@ impl Inventory {
         self.pools().pinned.contains(digest)
     }
 
-    /// Room for a fill of `bytes`, counted until the value is dropped.
-    pub(super) fn reserve(self: &Arc<Inventory>, bytes: u64) -> Reservation {
-        self.pools().reserved += bytes;
-        Reservation { inventory: Arc::clone(self), bytes }
+    /// Room for a fill, counted until the value is dropped.
+    pub(super) fn reserve(self: &Arc<Inventory>) -> Reservation {
+        Reservation { inventory: Arc::clone(self), bytes: 0 }
+    }
+
+    /// The largest layer that can be kept.
+    pub(super) fn largest(&self) -> u64 {
+        (self.bounds.layers / 100 * DOWN_TO).saturating_sub(self.pools().held.layers)
+    }
+
+    /// Bytes that could go if room was needed.
+    pub(super) fn evictable(&self) -> u64 {
+        let pools = self.pools();
+        pools.small.bytes() + pools.layers.bytes() + pools.partial_bytes
+    }
+
+    /// A fill has ended and left `bytes` of its content.
+    pub(super) fn leave_partial(&self, digest: Digest, bytes: u64) {
+        let mut pools = self.pools();
+        pools.forget_partial(&digest);
+        pools.partials.push_back((digest, bytes));
+        pools.partial_bytes += bytes;
+    }
+
+    /// What a fill left is taken up again, or gone.
+    pub(super) fn take_partial(&self, digest: &Digest) {
+        self.pools().forget_partial(digest);
+    }
+
+    /// What is to go first of what fills have left, while a bound is crossed.
+    pub(super) fn next_partial_over(&self) -> Option<(Digest, u64)> {
+        let pools = self.pools();
+        let is_over = pools.partial_bytes > self.bounds.partials || pools.layers_with_fills() > self.bounds.layers;
+        if is_over { pools.partials.front().copied() } else { None }
+    }
+
+    /// What is to go first of what fills have left.
+    pub(super) fn next_partial(&self) -> Option<(Digest, u64)> {
+        self.pools().partials.front().copied()
     }
 
     /// Whether a pool is over its bound.
     pub(super) fn is_over(&self) -> bool {
         let pools = self.pools();
-        pools.small_bytes() > self.bounds.small || pools.layer_bytes() + pools.reserved > self.bounds.layers
+        pools.small_bytes() > self.bounds.small
+            || pools.layers_with_fills() > self.bounds.layers
+            || pools.partial_bytes > self.bounds.partials
     }
 
     /// Takes out what should go next for the bounds to be kept again.
     pub(super) fn next_over(&self) -> Option<(Digest, u64)> {
         let mut pools = self.pools();
         let small_is_over = pools.small_bytes() > self.bounds.small / 100 * DOWN_TO;
-        let layers_are_over = pools.layer_bytes() + pools.reserved > self.bounds.layers / 100 * DOWN_TO;
+        let layers_are_over = pools.layers_with_fills() > self.bounds.layers / 100 * DOWN_TO;
         let gone = if layers_are_over { pools.layers.evict() } else { None };
         let gone = gone.or_else(|| if small_is_over { pools.small.evict() } else { None });
         if let Some((digest, _)) = &gone {
@@ -205,6 +251,19 @@ impl Pools {
         self.layers.bytes() + self.held.layers
     }
 
+    /// Layers, what will be some, and what did not become any.
+    fn layers_with_fills(&self) -> u64 {
+        self.layer_bytes() + self.reserved + self.partial_bytes
+    }
+
+    fn forget_partial(&mut self, digest: &Digest) {
+        if let Some(index) = self.partials.iter().position(|(other, _)| other == digest)
+            && let Some((_, bytes)) = self.partials.remove(index)
+        {
+            self.partial_bytes -= bytes;
+        }
+    }
+
     /// Counts a stored blob where it belongs.
     fn admit(&mut self, digest: Digest, size: u64, now: Duration) {
         if self.pinned.contains(&digest) {
@@ -237,6 +296,19 @@ impl Held {
 pub(super) struct Reservation {
     inventory: Arc<Inventory>,
     bytes: u64,
+}
+
+impl Reservation {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Takes more, up to `bytes` in all.
+    pub(super) fn grow_to(&mut self, bytes: u64) {
+        let more = bytes.saturating_sub(self.bytes);
+        self.inventory.pools().reserved += more;
+        self.bytes += more;
+    }
 }
 
 impl Drop for Reservation {
@@ -286,7 +358,8 @@ mod tests {
     #[test]
     fn running_fills_count_and_stop_counting() {
         let inventory = Arc::new(Inventory::new(PolicyKind::S3Fifo, 1000 * MIB));
-        let reservation = inventory.reserve(2000 * MIB);
+        let mut reservation = inventory.reserve();
+        reservation.grow_to(2000 * MIB);
         assert!(inventory.is_over());
         drop(reservation);
         assert!(!inventory.is_over());

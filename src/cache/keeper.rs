@@ -15,7 +15,8 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::content::{Blob, Content};
+use super::content::{Blob, Content, SMALL};
+use super::fill::Spoiled;
 use super::inventory::Inventory;
 use super::layout::Layout;
 use super::settings::{CacheSettings, MinFree};
@@ -57,6 +58,12 @@ pub(super) struct Keeper {
     /// Removed, but still being sent to somebody: their room comes back later.
     leaving: Mutex<Vec<(Weak<Mapping>, u64)>>,
     wanted: Notify,
+    /// Held while the file of a partial is opened or removed, so that no fill
+    /// loses the file that it has just taken up.
+    partial_files: Mutex<()>,
+    pub(super) spoiled: Spoiled,
+    /// Fills end now, whatever they have.
+    pub(super) halting: CancellationToken,
     pub(super) counts: CacheCounts,
 }
 
@@ -85,6 +92,9 @@ impl Keeper {
             open,
             leaving: Mutex::default(),
             wanted: Notify::new(),
+            partial_files: Mutex::default(),
+            spoiled: Spoiled::default(),
+            halting: CancellationToken::new(),
             counts: CacheCounts::default(),
         }
     }
@@ -133,6 +143,9 @@ impl Keeper {
         }
         let oldest = SystemTime::now().checked_sub(PARTIAL_LIFETIME).unwrap_or(SystemTime::UNIX_EPOCH);
         let removed = self.layout.remove_partials_before(oldest)?;
+        for (digest, bytes) in self.layout.list_partials()? {
+            self.inventory.leave_partial(digest, bytes);
+        }
         let stock = self.inventory.stock();
         info!(
             blobs = stock.blobs,
@@ -144,8 +157,52 @@ impl Keeper {
         Ok(())
     }
 
+    /// Whether content of `bytes` can be kept at all, if all else goes for it;
+    /// `taken` of them have their room already.
+    pub(super) fn can_hold(&self, bytes: u64, taken: u64) -> bool {
+        if bytes <= SMALL {
+            return true;
+        }
+        if bytes > self.inventory.largest() {
+            return false;
+        }
+        let Ok(room) = kernel::room(self.layout.root()) else { return true };
+        let there = room.free_bytes.saturating_add(self.inventory.evictable()).saturating_sub(self.wanted_free(&room));
+        bytes.saturating_sub(taken) <= there
+    }
+
+    /// The growing file of `digest`, which is counted as its fill's from now on.
+    pub(super) fn take_partial(&self, digest: &Digest) -> io::Result<File> {
+        let _turn = self.partial_files.lock().unwrap_or_else(PoisonError::into_inner);
+        self.inventory.take_partial(digest);
+        self.layout.open_partial(digest)
+    }
+
+    /// A fill has ended: what it leaves is counted, without what it had taken
+    /// ahead.
+    pub(super) fn leave_partial(&self, digest: &Digest) -> io::Result<()> {
+        let _turn = self.partial_files.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(bytes) = self.layout.trim_partial(digest)? {
+            self.inventory.leave_partial(*digest, bytes);
+            self.wake();
+        }
+        Ok(())
+    }
+
+    /// Removes what a fill has left; gives its bytes.
+    fn remove_partial(&self, next: impl Fn(&Inventory) -> Option<(Digest, u64)>) -> Option<u64> {
+        let _turn = self.partial_files.lock().unwrap_or_else(PoisonError::into_inner);
+        let (digest, bytes) = next(&self.inventory)?;
+        self.inventory.take_partial(&digest);
+        if let Err(error) = self.layout.remove_partial(&digest) {
+            warn!(%digest, %error, "what an ended transfer left could not be removed");
+        }
+        Some(bytes)
+    }
+
     /// Removes until every bound is kept.
     fn keep_bounds(&self, stopping: &CancellationToken) {
+        while self.remove_partial(Inventory::next_partial_over).is_some() {}
         if self.inventory.is_over() {
             while let Some((digest, size)) = self.inventory.next_over() {
                 if stopping.is_cancelled() || self.remove_file(&digest, size).is_err() {
@@ -161,9 +218,14 @@ impl Keeper {
         }
     }
 
-    /// Removes blobs of at least `bytes` altogether; gives how many bytes went.
+    /// Removes what fills have left, then blobs, of at least `bytes` altogether; gives how many bytes went.
     pub(super) fn make_room(&self, bytes: u64) -> u64 {
         let mut made = 0;
+        while made < bytes
+            && let Some(gone) = self.remove_partial(Inventory::next_partial)
+        {
+            made += gone;
+        }
         while made < bytes
             && let Some((digest, size)) = self.inventory.next()
         {
@@ -178,11 +240,6 @@ impl Keeper {
     /// Bytes by which the disk is fuller than it should be.
     fn missing_room(&self) -> u64 {
         let Ok(room) = kernel::room(self.layout.root()) else { return 0 };
-        let wanted = match self.settings.min_free {
-            MinFree::Bytes(bytes) => bytes,
-            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
-            MinFree::Percent(percent) => (room.total_bytes as f64 * percent / 100.0) as u64,
-        };
         let leaving: u64 = {
             let mut leaving = self.leaving.lock().unwrap_or_else(PoisonError::into_inner);
             leaving.retain(|(mapping, _)| mapping.strong_count() > 0);
@@ -190,8 +247,17 @@ impl Keeper {
         };
         // A file system without a count of inodes says zero.
         let inodes = room.free_inodes < room.total_inodes / MIN_FREE_INODES;
-        let bytes = wanted.saturating_sub(room.free_bytes.saturating_add(leaving));
+        let bytes = self.wanted_free(&room).saturating_sub(room.free_bytes.saturating_add(leaving));
         if inodes { bytes.max(1) } else { bytes }
+    }
+
+    /// Bytes of the disk that are to stay free.
+    fn wanted_free(&self, room: &kernel::Room) -> u64 {
+        match self.settings.min_free {
+            MinFree::Bytes(bytes) => bytes,
+            #[allow(clippy::cast_possible_truncation, clippy::cast_sign_loss, clippy::cast_precision_loss)]
+            MinFree::Percent(percent) => (room.total_bytes as f64 * percent / 100.0) as u64,
+        }
     }
 
     /// Removes a blob that has left the inventory. Whoever is reading it has

@@ -23,6 +23,8 @@ use crate::kernel;
 use crate::oci::{Algorithm, Digest};
 
 const FORMAT: u32 = 1;
+/// What `st_blocks` counts in, whatever the file system's own blocks are.
+const BLOCK: u64 = 512;
 const MAX_QUARANTINED_FILES: usize = 16;
 const MAX_QUARANTINED_BYTES: u64 = 1 << 30;
 
@@ -256,6 +258,39 @@ impl Layout {
         Ok(count)
     }
 
+    /// The partial files that a fill may go on with, the oldest first, and what
+    /// they take of the disk.
+    pub(super) fn list_partials(&self) -> io::Result<Vec<(Digest, u64)>> {
+        let mut all = Vec::new();
+        for entry in fs::read_dir(self.root.join("partial"))?.flatten() {
+            let name = entry.file_name();
+            let digest = name.to_str().and_then(|name| name.replacen('-', ":", 1).parse().ok());
+            if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
+                all.push((digest, metadata.blocks() * BLOCK, metadata.modified().ok()));
+            }
+        }
+        all.sort_by_key(|(_, _, modified)| *modified);
+        Ok(all.into_iter().map(|(digest, bytes, _)| (digest, bytes)).collect())
+    }
+
+    /// Gives back what a partial file has taken of the disk behind its end, and
+    /// the whole file if nothing is in it; gives what it takes then.
+    pub(super) fn trim_partial(&self, digest: &Digest) -> io::Result<Option<u64>> {
+        let path = self.partial(digest);
+        let file = match OpenOptions::new().write(true).custom_flags(no_follow()).open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        let len = file.metadata()?.len();
+        if len == 0 {
+            self.remove_partial(digest)?;
+            return Ok(None);
+        }
+        file.set_len(len)?;
+        Ok(Some(file.metadata()?.blocks() * BLOCK))
+    }
+
     /// Whether the process before this one ended in order.
     pub(super) fn was_clean(&self) -> bool {
         self.was_clean
@@ -271,6 +306,8 @@ impl Layout {
         let path = self.root.join("VERSION");
         let io = |cause| LayoutError::Io { path: self.root.clone(), cause };
         match fs::read_to_string(&path) {
+            // Earlier versions could be killed between making and writing it.
+            Ok(text) if text.trim().is_empty() => self.write_version().map_err(io),
             Ok(text) => {
                 let found = serde_json::from_str::<serde_json::Value>(&text).ok();
                 let format = found.as_ref().and_then(|value| value.get("format")).and_then(serde_json::Value::as_u64);
@@ -280,13 +317,18 @@ impl Layout {
                 let found = format.map_or_else(|| "unknown".to_owned(), |format| format.to_string());
                 Err(LayoutError::Format { path: self.root.clone(), found })
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let mut file =
-                    private(OpenOptions::new().create(true).truncate(true).write(true)).open(path).map_err(io)?;
-                writeln!(file, "{{\"format\":{FORMAT}}}").map_err(io)
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.write_version().map_err(io),
             Err(error) => Err(io(error)),
         }
+    }
+
+    /// Beside it and renamed: a start that is killed leaves none or a whole one.
+    fn write_version(&self) -> io::Result<()> {
+        let beside = self.root.join("VERSION.new");
+        let mut file = private(OpenOptions::new().create(true).truncate(true).write(true)).open(&beside)?;
+        writeln!(file, "{{\"format\":{FORMAT}}}")?;
+        file.sync_all()?;
+        fs::rename(&beside, self.root.join("VERSION"))
     }
 
     fn make_directories(&self) -> io::Result<()> {

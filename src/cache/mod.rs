@@ -27,9 +27,11 @@ pub use keeper::{CacheCounts, Verdict};
 pub use layout::LayoutError;
 pub use progress::{FillError, HELD_BACK};
 pub use reader::{Method, ReadError, Reader};
-pub use settings::{CacheSettings, Durability, MinFree};
-pub use source::{ByteStream, Opened, Retry, Source, SourceError};
+pub use settings::{CacheSettings, Durability, MinFree, Segments};
+pub use source::{ByteStream, Opened, Retry, Source, SourceError, Turn};
 pub use store::{Cache, Entry, Follower};
 
+#[cfg(test)]
+mod crowd_tests;
 #[cfg(test)]
 mod tests;

@@ -59,6 +59,9 @@ pub enum FillError {
         /// The bound.
         limit: u64,
     },
+    /// It is more than the cache, or the disk, can hold.
+    #[error("the content is too large to be kept")]
+    DoesNotFit,
     /// Nobody waits for it any more.
     #[error("the transfer was given up because nobody waited for it")]
     Abandoned,

@@ -45,8 +45,28 @@ pub struct CacheSettings {
     pub max_fills_per_client: usize,
     /// Connections that one fill may have at the most; 1: none are added.
     pub max_segments: usize,
+    /// How a blob is shared out among them.
+    pub segments: Segments,
     /// Largest blob that is accepted, in bytes.
     pub max_blob_size: u64,
     /// Time without a byte after which a transfer is resumed.
     pub idle_timeout: Duration,
+}
+
+/// How a blob is shared out among several connections, in bytes.
+#[derive(Debug, Clone, Copy)]
+pub struct Segments {
+    /// Blobs below this size are not worth a second connection, unless somebody
+    /// waits for their end.
+    pub split_at: u64,
+    /// What a helper takes at a time.
+    pub segment: u64,
+    /// Segments begin at multiples of this.
+    pub grain: u64,
+}
+
+impl Default for Segments {
+    fn default() -> Segments {
+        Segments { split_at: 32 << 20, segment: 8 << 20, grain: 1 << 20 }
+    }
 }

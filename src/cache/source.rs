@@ -26,14 +26,27 @@ pub struct Opened {
     pub body: ByteStream,
 }
 
+/// What to do when the source is busy.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Turn {
+    /// Wait until it is one's turn.
+    Wait,
+    /// Give up at once: the stream would only make a transfer faster that runs
+    /// anyhow.
+    IfFree,
+}
+
 /// Content that can be read from an offset, any number of times.
 pub trait Source: Send + Sync + 'static {
     /// Opens the content at `offset`, up to its end or to before `until`. A
-    /// source that cannot start in the middle gives the whole.
+    /// source that cannot start in the middle gives the whole. One that serves
+    /// so many at a time has whoever comes wait for its turn, or says
+    /// [`Retry::NotNow`].
     fn open(
         &self,
         offset: u64,
         until: Option<u64>,
+        turn: Turn,
     ) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>>;
 }
 
@@ -51,6 +64,8 @@ pub enum Retry {
     Never,
     /// The content ends before the offset: what is kept of it is something else.
     FromStart,
+    /// The source is busy, and [`Turn::IfFree`] was asked for.
+    NotNow,
     /// The trouble may pass; at the earliest after this.
     After(Duration),
 }

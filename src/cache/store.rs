@@ -11,9 +11,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::content::{Blob, Content};
 use super::fill::{Demand, Fill, Salvage};
@@ -184,10 +185,16 @@ impl Cache {
         let cache = self.clone();
         let Running { progress, demand } = running;
         let registration = Registration { cache: self.clone(), digest, progress: progress.clone() };
-        let fill = Fill { digest, source, salvage, keeper: Arc::clone(&self.0.keeper), progress, demand };
+        let keeper = Arc::clone(&self.0.keeper);
+        let alone = keeper.spoiled.contains(&digest);
+        let fill = Fill { digest, source, salvage, keeper, progress, demand, alone };
         self.0.tasks.spawn(async move {
             let _registration = registration;
-            let Ok(_permit) = cache.0.permits.acquire().await else { return };
+            let permit = tokio::select! {
+                permit = cache.0.permits.acquire() => permit,
+                () = cache.0.keeper.halting.cancelled() => return,
+            };
+            let Ok(_permit) = permit else { return };
             if let Ok((content, len)) = fill.run().await {
                 cache.0.keeper.inventory.insert(digest, len);
                 cache.0.keeper.wake();
@@ -292,11 +299,16 @@ impl Cache {
         Reader::of_blob(blob, range, method)
     }
 
-    /// Bytes of fills are on their way to disk until this returns.
-    pub async fn close(&self) {
+    /// Bytes of fills are on their way to disk until this returns. Those that
+    /// have not ended by `deadline` are stopped; what they have is kept.
+    pub async fn close(&self, deadline: Instant) {
         self.0.stopping.cancel();
         self.0.tasks.close();
-        self.0.tasks.wait().await;
+        if tokio::time::timeout_at(deadline, self.0.tasks.wait()).await.is_err() {
+            info!(fills = self.fills(), "stopping transfers that did not end in time; what has come is kept");
+            self.0.keeper.halting.cancel();
+            self.0.tasks.wait().await;
+        }
         if self.is_writer()
             && let Err(error) = self.0.keeper.layout.mark_clean()
         {

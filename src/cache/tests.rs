@@ -60,6 +60,7 @@ impl Source for Script {
         &self,
         offset: u64,
         until: Option<u64>,
+        _turn: Turn,
     ) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>> {
         self.opened.fetch_add(1, Ordering::Relaxed);
         let act = self.acts.lock().unwrap().pop_front().unwrap_or(Act::Whole);
@@ -91,7 +92,11 @@ impl Source for Script {
 }
 
 fn cache_at(dir: &tempfile::TempDir) -> Cache {
-    Cache::open(CacheSettings {
+    Cache::open(settings(dir)).unwrap()
+}
+
+pub(super) fn settings(dir: &tempfile::TempDir) -> CacheSettings {
+    CacheSettings {
         dir: dir.path().join("cache"),
         max_size: 1 << 30,
         min_free: MinFree::Bytes(0),
@@ -101,10 +106,10 @@ fn cache_at(dir: &tempfile::TempDir) -> Cache {
         max_fills: 8,
         max_fills_per_client: 8,
         max_segments: 12,
+        segments: Segments::default(),
         max_blob_size: 1 << 30,
         idle_timeout: Duration::from_secs(5),
-    })
-    .unwrap()
+    }
 }
 
 fn content(len: usize) -> Vec<u8> {
@@ -160,7 +165,7 @@ async fn a_restart_keeps_what_was_filled() {
     let digest = Digest::sha256_of(&bytes);
     let cache = cache_at(&dir);
     pull(&cache, &digest, &Script::new(&bytes, [])).await.unwrap();
-    cache.close().await;
+    cache.close(tokio::time::Instant::now() + Duration::from_secs(60)).await;
     drop(cache);
     let unused = Script::new(&bytes, []);
     assert_eq!(pull(&cache_at(&dir), &digest, &unused).await.unwrap(), bytes);

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 use tracing::info;
@@ -10,6 +11,9 @@ use super::Outcome;
 use crate::config::{Configuration, Settings};
 use crate::proxy::Proxy;
 use crate::telemetry;
+
+/// Threads that are still at work when everything else has ended get so long.
+const LAST_THREADS: Duration = Duration::from_millis(200);
 
 /// Arguments of `serve`.
 #[derive(Debug, clap::Args)]
@@ -22,7 +26,11 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Outcome {
     let (configuration, settings) = super::configuration(args.config.as_deref())?;
     telemetry::start(&settings.log).map_err(|error| miette::miette!("{error}"))?;
-    super::runtime()?.block_on(serve(settings, configuration))
+    let runtime = super::runtime()?;
+    let outcome = runtime.block_on(serve(settings, configuration));
+    // A thread that waits for the disk may wait for ever.
+    runtime.shutdown_timeout(LAST_THREADS);
+    outcome
 }
 
 async fn serve(settings: Settings, configuration: Configuration) -> Outcome {

@@ -16,7 +16,7 @@ use super::{Addresses, Settings, client, outbound, registry, store, units};
 use crate::access::{Client, ForeignCredentials, GateSettings, LoginLimits};
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
-use crate::cache::{CacheSettings, Durability, MinFree};
+use crate::cache::{CacheSettings, Durability, MinFree, Segments};
 use crate::pull::{Freshness, ImageName};
 use crate::registry::{AccessMode, Kind, RegistryName};
 use crate::server::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
@@ -353,6 +353,7 @@ fn read_cache(cache: Section<'_>, limits: &Section<'_>) -> CacheSettings {
         max_fills: limits.read("max_fills", units::count).unwrap_or(256),
         max_fills_per_client: limits.read("max_fills_per_client", units::count).unwrap_or(64),
         max_segments: limits.read("max_segments", units::count).unwrap_or(12),
+        segments: Segments::default(),
         max_blob_size: limits.read("max_blob_size", units::size).unwrap_or(64 << 30),
         idle_timeout: limits.read("upstream_idle_timeout", units::some_time).unwrap_or(Duration::from_secs(30)),
     };

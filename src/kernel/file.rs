@@ -8,17 +8,17 @@ use std::path::Path;
 use rustix::fs::{FallocateFlags, FlockOperation, RenameFlags};
 use rustix::io::{Errno, ReadWriteFlags};
 
-/// Reserves room for `len` bytes without changing the file's length, so that a
-/// full disk shows before the first byte. File systems without the call are
+/// Reserves room for `len` bytes from `offset` on without changing the file's
+/// length, so that a full disk shows before they are written. File systems without the call are
 /// left alone.
 ///
 /// # Errors
 /// When there is no room, or the file cannot be written.
-pub fn allocate(file: &File, len: u64) -> io::Result<()> {
+pub fn allocate(file: &File, offset: u64, len: u64) -> io::Result<()> {
     if len == 0 {
         return Ok(());
     }
-    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, 0, len) {
+    match rustix::fs::fallocate(file, FallocateFlags::KEEP_SIZE, offset, len) {
         Ok(()) | Err(Errno::OPNOTSUPP | Errno::NOSYS) => Ok(()),
         Err(error) => Err(error.into()),
     }

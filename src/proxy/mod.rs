@@ -8,8 +8,10 @@ mod live;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use arc_swap::ArcSwap;
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::warn;
@@ -26,6 +28,9 @@ use crate::registry::Directory;
 use crate::server::{Server, ServerError};
 use crate::telemetry::{Audit, Metrics};
 use crate::upstream::TlsError;
+
+/// Tasks that look after things get so long to end.
+const LAST_TASKS: Duration = Duration::from_millis(300);
 
 /// Changes what is stored where no proxy runs.
 pub fn offline(configuration: Configuration, settings: Settings) -> Box<dyn Operator> {
@@ -150,13 +155,17 @@ impl Proxy {
     }
 
     /// Stops: not ready at once, running transfers may finish, then what is
-    /// under way to the disk is finished.
+    /// under way to the disk is finished. Takes `drain_timeout` and a little
+    /// more at the most.
     pub async fn shutdown(self) {
+        let deadline = Instant::now() + self.server.drain_timeout();
         self.admin.set_ready(false);
         self.server.stop().await;
-        self.puller.close().await;
+        self.puller.close(deadline).await;
         self.stopping.cancel();
         self.tasks.close();
-        self.tasks.wait().await;
+        if tokio::time::timeout(LAST_TASKS, self.tasks.wait()).await.is_err() {
+            warn!("not everything has ended in time");
+        }
     }
 }

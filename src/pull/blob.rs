@@ -17,7 +17,9 @@ use super::freshness::{Asked, Failed, lost};
 use super::passthrough::Passthrough;
 use super::shares::Share;
 use crate::access::Links;
-use crate::cache::{Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Retry, Source, SourceError, Verdict};
+use crate::cache::{
+    Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Retry, Source, SourceError, Turn, Verdict,
+};
 use crate::oci::{ByteRange, Digest, RangeSpec, Repository};
 use crate::registry::Registry;
 use crate::upstream::{self, Upstream};
@@ -165,6 +167,7 @@ impl Puller {
                             warn!(%digest, %error, "the cache cannot be written, passing through");
                             return self.pass_through(&source).await;
                         }
+                        Err(FollowError::Fill(FillError::DoesNotFit)) => return self.pass_through(&source).await,
                         Err(FollowError::Fill(error)) if own => {
                             let error = error.into();
                             self.blob_refused(registry, repository, digest, &error);
@@ -410,24 +413,35 @@ pub(super) struct UpstreamBlob {
 impl UpstreamBlob {
     /// All of it, past the cache.
     pub(super) async fn pass_through(&self) -> Result<Passthrough> {
-        let answer = self.upstream.blob(&self.repository, &self.digest, 0, None).await?;
+        let answer = self
+            .upstream
+            .blob(&self.repository, &self.digest, (0, None), upstream::Turn::Wait { size: None, share: None })
+            .await?;
         self.links.put(self.upstream.registry(), &self.repository, &self.digest, None, answer.total);
         Ok(Passthrough::new(answer, self.digest))
     }
 }
 
 impl UpstreamBlob {
+    /// The size, where it was seen before.
+    fn expected_size(&self) -> Option<u64> {
+        self.links.get(self.upstream.registry(), &self.repository, &self.digest)?.size
+    }
+
     async fn open_at(
         &self,
         offset: u64,
         until: Option<u64>,
+        turn: Turn,
         share: Option<&Share>,
     ) -> std::result::Result<Opened, SourceError> {
-        let turn = match share {
-            Some(share) => share.connection().await,
-            None => None,
+        let share = share.map(Share::connections);
+        let turn = match turn {
+            Turn::Wait if offset > 0 => upstream::Turn::Wait { size: Some(u64::MAX), share },
+            Turn::Wait => upstream::Turn::Wait { size: self.expected_size(), share },
+            Turn::IfFree => upstream::Turn::IfFree { share },
         };
-        let answer = match self.upstream.blob(&self.repository, &self.digest, offset, until).await {
+        let answer = match self.upstream.blob(&self.repository, &self.digest, (offset, until), turn).await {
             // There is nothing yet that would be worth waiting for.
             Err(error @ upstream::Error::CircuitOpen { .. }) if offset == 0 => {
                 return Err(SourceError::new(error, Retry::Never));
@@ -435,17 +449,14 @@ impl UpstreamBlob {
             answer => answer.map_err(source_error)?,
         };
         self.links.put(self.upstream.registry(), &self.repository, &self.digest, None, answer.total);
-        let body = answer.body.map(move |frame| {
-            let _held_while_it_is_read = &turn;
-            frame.map_err(source_error)
-        });
+        let body = answer.body.map(|frame| frame.map_err(source_error));
         Ok(Opened { total: answer.total, start: answer.start, body: Box::pin(body) })
     }
 }
 
 impl Source for UpstreamBlob {
-    fn open(&self, offset: u64, until: Option<u64>) -> Opening<'_> {
-        Box::pin(self.open_at(offset, until, None))
+    fn open(&self, offset: u64, until: Option<u64>, turn: Turn) -> Opening<'_> {
+        Box::pin(self.open_at(offset, until, turn, None))
     }
 }
 
@@ -456,8 +467,8 @@ struct Begun {
 }
 
 impl Source for Begun {
-    fn open(&self, offset: u64, until: Option<u64>) -> Opening<'_> {
-        Box::pin(self.blob.open_at(offset, until, self.share.as_ref()))
+    fn open(&self, offset: u64, until: Option<u64>, turn: Turn) -> Opening<'_> {
+        Box::pin(self.blob.open_at(offset, until, turn, self.share.as_ref()))
     }
 }
 
@@ -469,6 +480,9 @@ fn source_error(error: upstream::Error) -> SourceError {
     let expired = matches!(&error, upstream::Error::Status { status: 400 | 401 | 403 | 410, .. });
     if matches!(&error, upstream::Error::Status { status: 416, .. }) {
         return SourceError::new(error, Retry::FromStart);
+    }
+    if matches!(error, upstream::Error::NoPlace) {
+        return SourceError::new(error, Retry::NotNow);
     }
     let retry = if error.is_transient() || expired {
         Retry::After(error.retry_after().unwrap_or(Duration::ZERO))

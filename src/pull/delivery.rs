@@ -152,7 +152,7 @@ impl Delivery {
             return Ok(());
         }
         match failed {
-            ReadError::Disk(_) | ReadError::Fill(FillError::Disk(_)) => {
+            ReadError::Disk(_) | ReadError::Fill(FillError::Disk(_) | FillError::DoesNotFit) => {
                 let passthrough = Box::new(self.spare.source.pass_through().await?);
                 self.from = From::Upstream { passthrough, position: 0 };
                 Ok(())

@@ -86,7 +86,9 @@ impl From<FillError> for Error {
         match error {
             FillError::Source(cause) => Error::from(cause),
             FillError::WrongDigest | FillError::TooLarge { .. } => Error::BadUpstream(error.to_string()),
-            FillError::Disk(_) | FillError::Abandoned | FillError::Stopped => Error::Unavailable(error.to_string()),
+            FillError::Disk(_) | FillError::DoesNotFit | FillError::Abandoned | FillError::Stopped => {
+                Error::Unavailable(error.to_string())
+            }
         }
     }
 }

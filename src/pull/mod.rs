@@ -39,6 +39,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use tokio::time::Instant;
+use tracing::warn;
+
 use self::freshness::{Asked, Failed, Setbacks};
 use crate::access::{Link, Links};
 use crate::cache::Cache;
@@ -46,6 +49,8 @@ use crate::oci::{Digest, Reference, Repository};
 use crate::registry::Registry;
 use crate::upstream::{TlsError, Traffic, Upstream};
 
+/// What is on its way to the disk when transfers have to end gets so long.
+const GRACE: Duration = Duration::from_millis(1200);
 /// Forgetting who began a fill costs a question to upstream, nothing else.
 const FILLER_REMEMBERED: Duration = Duration::from_secs(3600);
 
@@ -174,12 +179,24 @@ impl Puller {
         all.map(|served| (served.registry, Arc::clone(served.upstream.traffic()))).collect()
     }
 
-    /// Finishes what is on its way to disk.
-    pub async fn close(&self) {
-        self.pins.close().await;
-        self.cache.close().await;
-        self.links.close();
-        self.asker.tags.close();
+    /// Finishes what is on its way to disk. Transfers may go on until
+    /// `deadline`; a disk that hangs is not waited for much longer.
+    pub async fn close(&self, deadline: Instant) {
+        let (links, tags) = (Arc::clone(&self.links), Arc::clone(&self.asker.tags));
+        let all = async {
+            self.pins.close().await;
+            self.cache.close(deadline).await;
+            let stores = tokio::task::spawn_blocking(move || {
+                links.close();
+                tags.close();
+            });
+            if stores.await.is_err() {
+                warn!("the stores of links and tags were not closed in order");
+            }
+        };
+        if tokio::time::timeout_at(deadline.max(Instant::now()) + GRACE, all).await.is_err() {
+            warn!("the disk did not take in time what was on its way to it");
+        }
     }
 
     fn is_offline(&self, registry: &Registry) -> bool {

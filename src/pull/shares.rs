@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
+
+use crate::upstream;
 
 /// The fills of each client.
 #[derive(Debug)]
@@ -19,7 +21,7 @@ pub(super) struct Shares {
 struct Held {
     fills: usize,
     /// By registry.
-    connections: HashMap<String, Arc<Semaphore>>,
+    connections: HashMap<String, upstream::Share>,
 }
 
 /// One fill of one client, for as long as it runs.
@@ -27,7 +29,7 @@ struct Held {
 pub(super) struct Share {
     shares: Arc<Shares>,
     client: Arc<str>,
-    connections: Arc<Semaphore>,
+    connections: upstream::Share,
 }
 
 impl Shares {
@@ -54,9 +56,9 @@ impl Shares {
 }
 
 impl Share {
-    /// Waits until one of the client's connections is free.
-    pub(super) async fn connection(&self) -> Option<OwnedSemaphorePermit> {
-        Arc::clone(&self.connections).acquire_owned().await.ok()
+    /// What the client may have of the registry's connections.
+    pub(super) fn connections(&self) -> &upstream::Share {
+        &self.connections
     }
 }
 

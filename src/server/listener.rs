@@ -90,6 +90,11 @@ impl Server {
         &self.addresses
     }
 
+    /// How long [`stop`](Server::stop) lets transfers run.
+    pub fn drain_timeout(&self) -> Duration {
+        self.drain_timeout
+    }
+
     /// Stops accepting, lets running transfers finish within the drain time,
     /// then cuts them.
     pub async fn stop(self) {

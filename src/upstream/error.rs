@@ -88,6 +88,10 @@ pub enum Error {
         /// How long upstream asks to wait.
         retry_after: Option<Duration>,
     },
+    /// All transfers that the registry may be asked for are running, and this
+    /// one was not to wait.
+    #[error("as many transfers of the registry run as may")]
+    NoPlace,
     /// Upstream answered with a failure of its own.
     #[error("{origin} answered with status {status}")]
     Status {
@@ -114,6 +118,7 @@ impl Error {
             | Error::Timeout { .. }
             | Error::TooManyRequests { .. }
             | Error::CircuitOpen { .. }
+            | Error::NoPlace
             | Error::Busy { .. } => true,
             Error::Status { status, .. } => *status >= 500 || *status == 408,
             _ => false,
@@ -123,7 +128,7 @@ impl Error {
     /// Whether it is upstream that is in trouble, and not what was asked for:
     /// another endpoint with the same content may answer.
     pub fn is_outage(&self) -> bool {
-        self.is_transient() && !matches!(self, Error::TooManyRequests { .. })
+        self.is_transient() && !matches!(self, Error::TooManyRequests { .. } | Error::NoPlace)
     }
 
     /// How long upstream asked to wait.

@@ -13,7 +13,6 @@ use http::header::{
     CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH, LINK, RETRY_AFTER, WWW_AUTHENTICATE,
 };
 use http::{HeaderValue, Method, StatusCode};
-use tokio::sync::Semaphore;
 use url::Url;
 
 use super::challenge::Challenge;
@@ -21,6 +20,7 @@ use super::connect::Connector;
 use super::egress::{Egress, Purpose};
 use super::error::{Error, Result};
 use super::limits::Sort;
+use super::places::Places;
 use super::send::{Answer, Ask, Sender, collect};
 use super::speed::Bandwidth;
 use super::tls::{TlsError, client_config};
@@ -45,7 +45,7 @@ pub struct Upstream {
     /// HEAD on blobs tells nothing here: a byte of each is asked for instead.
     heads_are_refused: AtomicBool,
     /// Transfers at a time.
-    pub(super) permits: Arc<Semaphore>,
+    pub(super) places: Arc<Places>,
     /// How fast they may be together.
     pub(super) bandwidth: Option<Arc<Bandwidth>>,
 }
@@ -94,7 +94,7 @@ impl Upstream {
             heads_are_refused: AtomicBool::new(false),
             tokens: Tokens::new(registry.name.clone(), registry.credential.clone()),
             scheme: RwLock::new(None),
-            permits: Arc::new(Semaphore::new(registry.egress.max_connections.max(1))),
+            places: Places::new(registry.egress.max_connections),
             bandwidth: outbound.max_bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
             registry,
         })

@@ -65,6 +65,9 @@ pub(super) struct Ask {
     /// What it is to a rate limit; a transfer uses the connections with large
     /// buffers.
     pub(super) sort: Sort,
+    /// It only makes a running transfer faster: what becomes of it says nothing
+    /// about the registry.
+    pub(super) helps: bool,
 }
 
 impl Ask {
@@ -165,8 +168,8 @@ impl Sender {
         self.traffic.answered(purpose, status);
         match (pass, status) {
             (Some(pass), Some(..=499)) => pass.succeeded(),
-            (Some(pass), _) => pass.failed(),
-            (None, _) => {}
+            (Some(pass), _) if !ask.helps => pass.failed(),
+            _ => {}
         }
         let response = match answer {
             Err(_) => return Err(Error::Timeout { origin, limit }),
@@ -186,6 +189,9 @@ impl Sender {
             let words = Limited::new(response.into_body(), MAX_WORDS.0).collect();
             let words = timeout(MAX_WORDS.1, words).await.ok().and_then(|body| Some(body.ok()?.to_bytes()));
             let wait = super::registry::retry_after(&headers);
+            if ask.helps {
+                return Err(Error::TooManyRequests { retry_after: wait });
+            }
             let pause = self.traffic.limits.reached(sort, &headers, &words.unwrap_or_default(), wait);
             return Err(Error::TooManyRequests { retry_after: Some(wait.unwrap_or(pause)) });
         }

@@ -11,11 +11,11 @@ use http::header::{CONTENT_LENGTH, CONTENT_RANGE};
 use http::{HeaderValue, StatusCode};
 use http_body::Body as _;
 use hyper::body::Incoming;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, Sleep, sleep_until};
 
 use super::error::{Error, Result};
 use super::limits::Sort;
+use super::places::{Place, SMALL, Share};
 use super::registry::Upstream;
 use super::send::{Ask, root_cause};
 use super::speed::{Bandwidth, LowSpeed};
@@ -37,29 +37,86 @@ pub struct BlobAnswer {
     pub body: BlobBody,
 }
 
+impl BlobAnswer {
+    fn at(mut self, mut place: Place) -> BlobAnswer {
+        place.delivers();
+        self.body.place = Some(place);
+        self
+    }
+}
+
+/// How a transfer comes to its place among those of its registry.
+#[derive(Debug, Clone, Copy)]
+pub enum Turn<'a> {
+    /// It waits for its turn. The content is as large as this, where known;
+    /// small content does not wait behind large content.
+    Wait {
+        /// Length of the whole content in bytes.
+        size: Option<u64>,
+        /// What the client may have of the registry's places.
+        share: Option<&'a Share>,
+    },
+    /// It only helps a running transfer: now or not at all. Its failure says
+    /// nothing about the registry.
+    IfFree {
+        /// What the client may have of the registry's places.
+        share: Option<&'a Share>,
+    },
+}
+
 impl Upstream {
     /// Opens a blob at `offset`, up to its end or to before `until`. The
     /// registry itself is asked each time: a redirect it gives is for one
     /// attempt.
     ///
     /// # Errors
-    /// As [`Error`] says.
+    /// As [`Error`] says; [`Error::NoPlace`] where `turn` does not wait.
     pub async fn blob(
         &self,
         repository: &Repository,
         digest: &Digest,
-        offset: u64,
-        until: Option<u64>,
+        (offset, until): (u64, Option<u64>),
+        turn: Turn<'_>,
     ) -> Result<BlobAnswer> {
-        let permit = Arc::clone(&self.permits).acquire_owned().await.ok();
+        let (place, share) = match turn {
+            Turn::Wait { size, share } => (self.places.begin(size, share).await, share),
+            Turn::IfFree { share } => (self.places.large_if_free(share).ok_or(Error::NoPlace)?, share),
+        };
+        let helps = matches!(turn, Turn::IfFree { .. });
+        let answer = self.open_blob(repository, digest, (offset, until), place, helps).await?;
+        if answer.total.is_some_and(|total| total <= SMALL) || answer.body.place.as_ref().is_some_and(Place::is_large) {
+            return Ok(answer);
+        }
+        if let Some(large) = self.places.large_if_free(share) {
+            return Ok(answer.at(large));
+        }
+        // It turned out to be large and there is no room. To wait with it open
+        // would be to hold a place while waiting for another.
+        drop(answer);
+        let place = self.places.large(share).await;
+        self.open_blob(repository, digest, (offset, until), place, helps).await
+    }
+
+    async fn open_blob(
+        &self,
+        repository: &Repository,
+        digest: &Digest,
+        (offset, until): (u64, Option<u64>),
+        place: Place,
+        helps: bool,
+    ) -> Result<BlobAnswer> {
         let range = match until {
             Some(until) => HeaderValue::from_str(&format!("bytes={offset}-{}", until.saturating_sub(1))).ok(),
             None if offset > 0 => HeaderValue::from_str(&format!("bytes={offset}-")).ok(),
             None => None,
         };
         let is_part = range.is_some();
-        let ask = Ask { range, sort: Sort::Transfer, ..Ask::default() };
-        let answer = self.ask(&format!("/v2/{repository}/blobs/{digest}"), repository, "pull", ask).await?;
+        let ask = Ask { range, sort: Sort::Transfer, helps, ..Ask::default() };
+        let asked = self.ask(&format!("/v2/{repository}/blobs/{digest}"), repository, "pull", ask).await;
+        if let Err(Error::TooManyRequests { .. } | Error::Busy { .. } | Error::Status { status: 503, .. }) = &asked {
+            self.places.refused();
+        }
+        let answer = asked?;
         let protocol = |what: &str| Error::Protocol { origin: answer.origin.clone(), what: what.to_owned() };
         let headers = answer.response.headers();
         let (start, total) = match answer.response.status() {
@@ -92,9 +149,9 @@ impl Upstream {
             held: None,
             speed: LowSpeed::new(timeouts.low_speed, timeouts.low_speed_time),
             patience: timeouts.low_speed_time,
-            _permit: permit,
+            place: None,
         };
-        Ok(BlobAnswer { total, start, body })
+        Ok(BlobAnswer { total, start, body }.at(place))
     }
 
     /// The size of a blob whose HEAD did not say it: from the headers of a
@@ -139,7 +196,7 @@ pub struct BlobBody {
     held: Option<Pin<Box<Sleep>>>,
     speed: LowSpeed,
     patience: Duration,
-    _permit: Option<OwnedSemaphorePermit>,
+    place: Option<Place>,
 }
 
 impl BlobBody {

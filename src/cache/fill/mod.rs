@@ -12,28 +12,35 @@
 //! * [`transfer`]: the connections that feed the writer
 //! * [`plan`], [`pace`]: which part is fetched by which connection, and how
 //!   many there are
+//! * [`room`]: what it takes of the disk, as bytes come
+//! * [`spoiled`]: what several connections brought wrong
 //! * [`tries`]: when to try again and when to give up
 
 mod feed;
 mod pace;
 mod partial;
 mod plan;
+mod room;
+mod spoiled;
 mod transfer;
 mod tries;
 mod writer;
 
-use std::fs::File;
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
 pub(super) use self::partial::Salvage;
 pub(super) use self::plan::Demand;
+pub(super) use self::spoiled::Spoiled;
 
 use self::feed::Feed;
 use self::partial::Partial;
+use self::room::Room;
 use self::transfer::Transfer;
 use self::tries::Tries;
 use self::writer::Writer;
@@ -42,7 +49,7 @@ use super::extents::Extents;
 use super::keeper::Keeper;
 use super::progress::{FillError, Progress, Started, State, publish};
 use super::settings::Durability;
-use super::source::{Opened, Retry, Source};
+use super::source::{Opened, Retry, Source, Turn};
 use crate::kernel;
 use crate::oci::Digest;
 
@@ -54,6 +61,8 @@ pub(super) struct Fill {
     pub(super) keeper: Arc<Keeper>,
     pub(super) progress: watch::Sender<Progress>,
     pub(super) demand: Arc<Demand>,
+    /// One connection and no more: several brought it wrong.
+    pub(super) alone: bool,
 }
 
 impl Fill {
@@ -63,15 +72,19 @@ impl Fill {
         let result = self.fetch().await;
         if let Err(error) = &result {
             match error {
+                FillError::DoesNotFit => debug!(digest = %self.digest, "too large to be kept"),
                 FillError::Source(cause) => debug!(digest = %self.digest, %cause, "fill ended by its source"),
                 other => warn!(digest = %self.digest, error = %other, "fill failed"),
             }
-            if matches!(error, FillError::Disk(_)) {
+            if matches!(error, FillError::Disk(_) | FillError::DoesNotFit) {
                 // What a failing disk has of it is worth nothing, and on a full
                 // one it takes the room that others need. It goes before anybody
                 // is told, who might begin anew.
                 let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
                 let _ = blocking(move || keeper.layout.remove_partial(&digest)).await;
+            } else {
+                let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
+                let _ = blocking(move || keeper.leave_partial(&digest)).await;
             }
             let cause = error.clone();
             publish(&self.progress, |progress| {
@@ -86,19 +99,17 @@ impl Fill {
     }
 
     async fn fetch(&self) -> Result<(Content, u64), FillError> {
-        let (partial, opened) = self.begin().await?;
+        let (partial, opened) = self.unless_halted(self.begin()).await?;
         // A source that cannot say where the end is may be endless.
         let (total, position) = (opened.total, partial.hashed);
         let limit = self.keeper.settings.max_blob_size;
         if total.is_some_and(|total| total > limit) {
             return Err(FillError::TooLarge { limit });
         }
-        let _reservation = self.keeper.inventory.reserve(total.unwrap_or(0));
-        self.keeper.wake();
         let (file, keeper) = (Arc::clone(&partial.file), Arc::clone(&self.keeper));
         let content = blocking(move || {
-            if let Some(total) = total {
-                allocate(&keeper, &file, total)?;
+            if total.is_some_and(|total| !keeper.can_hold(total, position)) {
+                return Err(io::ErrorKind::FileTooLarge.into());
             }
             Ok(Content::of_growing(file, total))
         })
@@ -109,18 +120,37 @@ impl Fill {
             progress.started = Some(started);
         });
 
-        let feed = Feed::new(Writer { partial, written: Extents::up_to(position), progress: self.progress.clone() });
-        let received = Transfer::new(self, total, position, &feed).run(opened).await;
+        let (room, progress) = (Room::new(&self.keeper, total, position), self.progress.clone());
+        let feed = Feed::new(Writer { partial, room, written: Extents::up_to(position), progress });
+        let helped = AtomicBool::new(false);
+        let transfer = Transfer::new(self, total, position, &feed, &helped);
+        let received = self.unless_halted(transfer.run(opened)).await;
         let partial = feed.finish().await.map_err(disk)?;
         received?;
-        self.finish(partial, content, position > 0).await
+        let finished = self.finish(partial, content, position > 0).await;
+        if matches!(finished, Err(FillError::WrongDigest)) && helped.into_inner() {
+            self.keeper.spoiled.note(self.digest);
+        }
+        finished
+    }
+
+    /// What `work` comes to, unless the process ends first.
+    async fn unless_halted<T>(&self, work: impl Future<Output = Result<T, FillError>>) -> Result<T, FillError> {
+        tokio::select! {
+            done = work => done,
+            () = self.keeper.halting.cancelled() => Err(FillError::Stopped),
+        }
     }
 
     /// Opens the partial file, and the source at its end. What an earlier try
     /// left is forgotten if the source has no such content.
     async fn begin(&self) -> Result<(Partial, Opened), FillError> {
-        let (digest, layout, salvage) = (self.digest, Arc::clone(&self.keeper.layout), self.salvage.clone());
-        let partial = blocking(move || Partial::open(&layout, &digest, salvage.as_ref())).await?;
+        let (digest, keeper, salvage) = (self.digest, Arc::clone(&self.keeper), self.salvage.clone());
+        let partial = blocking(move || {
+            let file = keeper.take_partial(&digest)?;
+            Partial::open(file, &digest, salvage.as_ref())
+        })
+        .await?;
         let opened = self.open(partial.hashed, None, &mut Tries::to_begin()).await;
         let useless = match &opened {
             Ok(opened) => opened.total.is_some_and(|total| total < partial.hashed),
@@ -135,16 +165,27 @@ impl Fill {
         Ok((partial, opened?))
     }
 
-    /// Opens the source at `position` or before it, as often as that can help.
+    /// Opens the source at `position` or before it, as often as that can help,
+    /// in turn. A source that refuses a part may have the whole all the same.
     async fn open(&self, position: u64, until: Option<u64>, tries: &mut Tries) -> Result<Opened, FillError> {
         loop {
-            match self.source.open(position, until).await {
+            let failed = match self.source.open(position, until, Turn::Wait).await {
                 Ok(opened) if opened.start <= position => return Ok(opened),
                 Ok(_) => return Err(FillError::WrongDigest),
-                Err(error) => match error.retry() {
-                    Retry::Never | Retry::FromStart => return Err(FillError::Source(error)),
-                    Retry::After(pause) => tries.pause(pause, error).await?,
-                },
+                Err(error) => error,
+            };
+            let is_refusal = matches!(failed.retry(), Retry::Never | Retry::FromStart);
+            if position > 0
+                && (is_refusal || tries.are_fruitless())
+                && let Ok(opened) = self.source.open(0, None, Turn::Wait).await
+                && opened.start == 0
+            {
+                return Ok(opened);
+            }
+            match failed.retry() {
+                Retry::Never | Retry::FromStart => return Err(FillError::Source(failed)),
+                Retry::NotNow => tries.pause(Duration::ZERO, failed).await?,
+                Retry::After(pause) => tries.pause(pause, failed).await?,
             }
         }
     }
@@ -172,21 +213,11 @@ impl Fill {
     }
 }
 
-/// Reserves room for the whole blob; on a full disk others go for it.
-fn allocate(keeper: &Keeper, file: &File, total: u64) -> io::Result<()> {
-    match kernel::allocate(file, total) {
-        Err(error) if matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded) => {
-            if keeper.make_room(total) < total {
-                return Err(error);
-            }
-            kernel::allocate(file, total)
-        }
-        done => done,
-    }
-}
-
 fn disk(error: io::Error) -> FillError {
-    FillError::Disk(Arc::new(error))
+    match error.kind() {
+        io::ErrorKind::FileTooLarge => FillError::DoesNotFit,
+        _ => FillError::Disk(Arc::new(error)),
+    }
 }
 
 /// Runs disk work off the runtime's threads.

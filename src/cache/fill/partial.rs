@@ -5,7 +5,6 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
-use crate::cache::layout::Layout;
 use crate::kernel;
 use crate::oci::{Digest, Hasher};
 
@@ -47,12 +46,11 @@ impl Salvage {
 }
 
 impl Partial {
-    /// Opens the partial of an earlier try, or one made of `salvage`, and hashes
-    /// what is in it up to its first hole, or begins a new one. There is always something left to ask
-    /// the source for: it is the source's answer that shows who may have the
-    /// content.
-    pub(super) fn open(layout: &Layout, digest: &Digest, salvage: Option<&Salvage>) -> io::Result<Partial> {
-        let file = layout.open_partial(digest)?;
+    /// Takes the partial `file` of an earlier try, or makes one of `salvage`, and
+    /// hashes what is in it up to its first hole. There is always something left
+    /// to ask the source for: it is the source's answer that shows who may have
+    /// the content.
+    pub(super) fn open(file: File, digest: &Digest, salvage: Option<&Salvage>) -> io::Result<Partial> {
         if let Some(salvage) = salvage
             && kernel::data_prefix(&file)? == 0
         {

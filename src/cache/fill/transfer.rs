@@ -1,30 +1,32 @@
 //! The connections that feed a fill: one to begin with, more where they help.
+//!
+//! The *head* owes the content: it waits for its connection, goes on after a
+//! break and, when it comes to the end of its stream, does what the others left.
+//! *Helpers* owe nothing. One takes a connection that is free now, and whatever
+//! becomes of it costs its part and its place. So a fill that has a head goes
+//! on, whatever happens to its helpers, and nobody waits for a connection while
+//! holding one.
 
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use tokio::sync::watch;
 use tracing::debug;
 
 use super::Fill;
 use super::feed::Feed;
 use super::pace::Pace;
-use super::plan::Plan;
+use super::plan::{Part, Plan};
 use super::tries::{Short, Stalled, Tries};
 use super::writer::Piece;
 use crate::cache::progress::FillError;
-use crate::cache::source::{ByteStream, Opened, Retry, SourceError};
-use crate::oci::ByteRange;
+use crate::cache::source::{ByteStream, Opened, Retry, SourceError, Turn};
 
-/// Blobs below this size are not worth a second connection, unless somebody
-/// waits for their end.
-const SPLIT_AT: u64 = 32 << 20;
 /// How often the pace is looked at, and whether anybody follows still.
 const TICK: Duration = Duration::from_millis(50);
 /// An abandoned fill goes on for this long in any case.
@@ -34,12 +36,49 @@ const ABANDONED_REST: u64 = 64 << 20;
 
 type Worker<'a> = Pin<Box<dyn Future<Output = Result<(), FillError>> + Send + 'a>>;
 
-/// Whether the source can begin in the middle.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Ranges {
-    Unknown,
-    Yes,
-    No,
+/// Helpers are tried again after this, twice as long each time they fail.
+const REST: Duration = Duration::from_millis(250);
+/// How often in a row they may fail before the rest is left to the head.
+const MAX_FAILURES: u32 = 4;
+
+/// What became of a helper's part.
+enum Helped {
+    Done,
+    /// No connection was free.
+    NotNow,
+    /// The head was there first.
+    TooLate,
+    /// It brought only a part, or nothing.
+    Failed,
+    /// The source cannot begin in the middle.
+    NoParts,
+}
+
+/// Whether helpers are worth trying.
+#[derive(Debug, Default)]
+struct Help {
+    /// The source gives the whole whatever is asked.
+    never: bool,
+    failures: u32,
+    rest_until: Option<Instant>,
+}
+
+impl Help {
+    fn may_be_tried(&self, now: Instant) -> bool {
+        !self.never && self.failures < MAX_FAILURES && self.rest_until.is_none_or(|until| now >= until)
+    }
+
+    /// Several that fail together have failed once.
+    fn failed(&mut self, now: Instant) {
+        if self.rest_until.is_none_or(|until| now >= until) {
+            self.rest_until = Some(now + REST * (1 << self.failures.min(8)));
+            self.failures += 1;
+        }
+    }
+
+    fn succeeded(&mut self) {
+        self.failures = 0;
+    }
 }
 
 /// Why a stream gave no more.
@@ -61,8 +100,12 @@ pub(super) struct Transfer<'a> {
     /// For content of known length.
     plan: Option<Mutex<Plan>>,
     feed: &'a Feed,
-    ranges: watch::Sender<Ranges>,
+    help: Mutex<Help>,
     received: AtomicU64,
+    /// The head has come to the end of its stream.
+    head_ended: AtomicBool,
+    /// Something that a helper brought was taken.
+    helped: &'a AtomicBool,
     running: AtomicUsize,
     /// Connections that have begun to bring something.
     delivering: AtomicUsize,
@@ -71,15 +114,25 @@ pub(super) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    pub(super) fn new(fill: &'a Fill, total: Option<u64>, start: u64, feed: &'a Feed) -> Transfer<'a> {
+    /// `helped` is set as soon as more than one connection brings the content.
+    pub(super) fn new(
+        fill: &'a Fill,
+        total: Option<u64>,
+        start: u64,
+        feed: &'a Feed,
+        helped: &'a AtomicBool,
+    ) -> Transfer<'a> {
+        let help = Help { never: fill.alone, ..Help::default() };
         Transfer {
             fill,
             total,
             start,
-            plan: total.map(|total| Mutex::new(Plan::new(total, start))),
+            plan: total.map(|total| Mutex::new(Plan::new(total, start, fill.keeper.settings.segments))),
             feed,
-            ranges: watch::Sender::new(Ranges::Unknown),
+            help: Mutex::new(help),
             received: AtomicU64::new(0),
+            head_ended: AtomicBool::new(false),
+            helped,
             running: AtomicUsize::new(0),
             delivering: AtomicUsize::new(0),
             wanted: AtomicUsize::new(1),
@@ -90,28 +143,45 @@ impl<'a> Transfer<'a> {
     /// the start.
     pub(super) async fn run(self, opened: Opened) -> Result<(), FillError> {
         let mut workers: FuturesUnordered<Worker<'_>> = FuturesUnordered::new();
-        let (began, mut pace) = (Instant::now(), Pace::new(self.fill.keeper.settings.max_segments));
+        let settings = &self.fill.keeper.settings;
+        let most = settings.max_segments;
+        let (began, mut pace) = (Instant::now(), Pace::new(most));
         let mut tick = tokio::time::interval(TICK);
-        let mut lonely_since = None;
-        if self.start > 0 {
-            self.ranges.send_replace(if opened.start == self.start { Ranges::Yes } else { Ranges::No });
+        let (mut lonely_since, mut left) = (None, None);
+        if self.start > 0 && opened.start != self.start {
+            self.help().never = true;
         }
         workers.push(Box::pin(self.head(opened)));
         loop {
             tokio::select! {
                 biased;
-                done = workers.next() => match done {
-                    Some(done) => done?,
-                    None => return Ok(()),
-                },
+                done = workers.next() => {
+                    if let Some(done) = done {
+                        done?;
+                    }
+                    // A helper that hangs is not waited for.
+                    if self.head_ended.load(Ordering::Relaxed) && self.missing() == 0 {
+                        return Ok(());
+                    }
+                    if workers.is_empty() {
+                        if self.total.is_none() {
+                            return Ok(());
+                        }
+                        // What helpers gave back after the head had looked.
+                        if left.replace(self.missing()) == Some(self.missing()) {
+                            return Err(FillError::Stopped);
+                        }
+                        workers.push(Box::pin(self.do_the_rest()));
+                    }
+                }
                 () = self.fill.demand.asked() => {
-                    if self.can_split(0) && workers.len() < self.fill.keeper.settings.max_segments {
+                    if self.can_split(0) && workers.len() < most {
                         workers.push(Box::pin(self.helper()));
                     }
                 }
                 _ = tick.tick() => {
                     self.check_abandoned(&mut lonely_since)?;
-                    if self.can_split(SPLIT_AT) {
+                    if self.can_split(settings.segments.split_at) {
                         let received = self.received.load(Ordering::Relaxed);
                         let delivering = self.delivering.load(Ordering::Relaxed);
                         let wanted = pace.advise(began.elapsed(), received, self.missing(), delivering);
@@ -120,13 +190,16 @@ impl<'a> Transfer<'a> {
                             workers.push(Box::pin(self.helper()));
                         }
                     }
+                    if self.fill.demand.is_asked() && self.can_split(0) && workers.len() < most {
+                        workers.push(Box::pin(self.helper()));
+                    }
                 }
             }
         }
     }
 
     fn can_split(&self, at_least: u64) -> bool {
-        self.total.is_some_and(|total| total - self.start >= at_least) && *self.ranges.borrow() != Ranges::No
+        self.total.is_some_and(|total| total - self.start >= at_least) && self.help().may_be_tried(Instant::now())
     }
 
     fn missing(&self) -> u64 {
@@ -138,43 +211,104 @@ impl<'a> Transfer<'a> {
         Some(self.plan.as_ref()?.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
+    fn help(&self) -> MutexGuard<'_, Help> {
+        self.help.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// The stream from the start. It stops where a helper has begun; then it
-    /// helps too.
+    /// does what is left.
     async fn head(&self, opened: Opened) -> Result<(), FillError> {
+        self.go_on(self.start, Some(opened), &mut Tries::default()).await?;
+        self.head_ended.store(true, Ordering::Relaxed);
+        self.do_the_rest().await
+    }
+
+    /// Brings everything from `position` on to the end, or to where a helper
+    /// has begun.
+    async fn go_on(&self, mut position: u64, mut next: Option<Opened>, tries: &mut Tries) -> Result<(), FillError> {
         let _counted = Counted::new(&self.running);
-        let (mut position, mut tries, mut next) = (self.start, Tries::default(), Some(opened));
         loop {
             let opened = match next.take() {
                 Some(opened) => opened,
-                None => self.fill.open(position, None, &mut tries).await?,
+                None => self.fill.open(position, None, tries).await?,
             };
             self.check_total(&opened)?;
             let skip = position - opened.start;
-            match self.stream(opened.body, skip, &mut position, None, &mut tries).await? {
+            match self.stream(opened.body, skip, &mut position, None, tries).await? {
                 Stop::Limit => break,
-                Stop::End if self.total.is_none_or(|total| position == total) => return Ok(()),
+                Stop::End if self.total.is_none_or(|total| position == total) => break,
                 Stop::End => tries.pause(Duration::ZERO, short()).await?,
-                Stop::Broken(error) => self.after(error, position, &mut tries).await?,
+                Stop::Broken(error) => self.after(error, position, tries).await?,
             }
         }
         if let Some(mut plan) = self.plan() {
             plan.end_head();
         }
-        self.help().await
+        Ok(())
     }
 
-    /// Takes one part after the other.
+    /// Takes what nobody has, and what somebody has taken and not begun, until
+    /// there is no more of it. It holds no connection while it waits for one.
+    async fn do_the_rest(&self) -> Result<(), FillError> {
+        loop {
+            let part = self.plan().and_then(|mut plan| plan.take(&self.fill.demand).or_else(|| plan.take_over()));
+            let Some(part) = part else { return Ok(()) };
+            self.owe(part).await?;
+        }
+    }
+
+    /// Fetches a part, as often as that can help.
+    async fn owe(&self, part: Part) -> Result<(), FillError> {
+        let (mut position, mut tries) = (part.start, Tries::default());
+        while position < part.end {
+            let opened = self.fill.open(position, Some(part.end), &mut tries).await?;
+            self.check_total(&opened)?;
+            if !self.plan().is_some_and(|mut plan| plan.begin(&part)) {
+                return Ok(());
+            }
+            if opened.start != position {
+                // It comes from the front, once: so it may as well go on.
+                self.help().never = true;
+                if let Some(mut plan) = self.plan() {
+                    plan.become_head(&part, position);
+                }
+                return self.go_on(position, Some(opened), &mut tries).await;
+            }
+            let _counted = Counted::new(&self.running);
+            match self.stream(opened.body, 0, &mut position, Some(part.end), &mut tries).await? {
+                Stop::Limit | Stop::End if position == part.end => {}
+                Stop::Limit | Stop::End => tries.pause(Duration::ZERO, short()).await?,
+                Stop::Broken(error) => self.after(error, position, &mut tries).await?,
+            }
+        }
+        Ok(())
+    }
+
+    /// Takes one part after the other, while there are connections for it.
     async fn helper(&self) -> Result<(), FillError> {
-        self.feed.move_to_thread();
         let _counted = Counted::new(&self.running);
-        self.help().await
-    }
-
-    async fn help(&self) -> Result<(), FillError> {
         loop {
             let Some(part) = self.plan().and_then(|mut plan| plan.take(&self.fill.demand)) else { return Ok(()) };
-            if !self.fetch(part).await? {
-                return Ok(());
+            let mut position = part.start;
+            let helped = self.bring(&part, &mut position).await;
+            if let Some(mut plan) = self.plan()
+                && position < part.end
+            {
+                plan.give_back(&part, position);
+            }
+            match helped? {
+                Helped::Done => self.help().succeeded(),
+                Helped::TooLate => {}
+                Helped::NotNow => return Ok(()),
+                Helped::Failed => {
+                    self.help().failed(Instant::now());
+                    return Ok(());
+                }
+                Helped::NoParts => {
+                    debug!(digest = %self.fill.digest, "the source gives no parts: one connection has to do");
+                    self.help().never = true;
+                    return Ok(());
+                }
             }
             if self.running.load(Ordering::Relaxed) > self.wanted.load(Ordering::Relaxed).max(1) {
                 return Ok(());
@@ -182,29 +316,31 @@ impl<'a> Transfer<'a> {
         }
     }
 
-    /// Fetches one part; `false` when the source cannot begin in the middle:
-    /// the part is the head's again.
-    async fn fetch(&self, part: ByteRange) -> Result<bool, FillError> {
-        let (mut position, mut tries) = (part.start, Tries::default());
-        while position < part.end {
-            let opened = self.fill.open(position, Some(part.end), &mut tries).await?;
-            self.check_total(&opened)?;
-            if opened.start != position {
-                debug!(digest = %self.fill.digest, "the source gives no parts: one connection has to do");
-                if let Some(mut plan) = self.plan() {
-                    plan.give_back(part, position);
-                }
-                self.ranges.send_replace(Ranges::No);
-                return Ok(false);
+    /// A helper's part. An error is one of our own.
+    async fn bring(&self, part: &Part, position: &mut u64) -> Result<Helped, FillError> {
+        let opened = match self.fill.source.open(part.start, Some(part.end), Turn::IfFree).await {
+            Ok(opened) => opened,
+            Err(error) if error.retry() == Retry::NotNow => return Ok(Helped::NotNow),
+            Err(error) => {
+                debug!(digest = %self.fill.digest, part.start, cause = %error, "a part did not come");
+                return Ok(Helped::Failed);
             }
-            self.ranges.send_if_modified(|ranges| std::mem::replace(ranges, Ranges::Yes) != Ranges::Yes);
-            match self.stream(opened.body, 0, &mut position, Some(part.end), &mut tries).await? {
-                Stop::Limit | Stop::End if position == part.end => {}
-                Stop::Limit | Stop::End => tries.pause(Duration::ZERO, short()).await?,
-                Stop::Broken(error) => self.after(error, position, &mut tries).await?,
-            }
+        };
+        if opened.start != part.start {
+            return Ok(Helped::NoParts);
         }
-        Ok(true)
+        if self.check_total(&opened).is_err() {
+            return Ok(Helped::Failed);
+        }
+        if !self.plan().is_some_and(|mut plan| plan.begin(part)) {
+            return Ok(Helped::TooLate);
+        }
+        self.helped.store(true, Ordering::Relaxed);
+        self.feed.move_to_thread();
+        match self.stream(opened.body, 0, position, Some(part.end), &mut Tries::default()).await? {
+            Stop::Limit | Stop::End if *position == part.end => Ok(Helped::Done),
+            _ => Ok(Helped::Failed),
+        }
     }
 
     /// Hands on what `body` brings, from `position` on, up to `end`, or for the
@@ -234,10 +370,8 @@ impl<'a> Transfer<'a> {
                 let limit = self.limit(*position, end);
                 let within = usize::try_from(limit - *position).unwrap_or(usize::MAX).min(frame.len());
                 if within == 0 {
-                    match end {
-                        None if !self.may_stop_at(limit).await? => continue,
-                        _ => return Ok(Stop::Limit),
-                    }
+                    self.may_stop_at(limit, end)?;
+                    return Ok(Stop::Limit);
                 }
                 self.hand_on(frame.split_to(within), position, end.is_none()).await?;
                 tries.succeed();
@@ -254,28 +388,28 @@ impl<'a> Transfer<'a> {
         limit.max(position)
     }
 
-    /// Whether the head, come to `limit`, is done: yes, once it is certain that
-    /// the helper there can do its part. `false`: the limit may have moved.
-    async fn may_stop_at(&self, limit: u64) -> Result<bool, FillError> {
+    /// The head may stop where a helper has begun, and not at the end of the
+    /// content while more comes.
+    fn may_stop_at(&self, limit: u64, end: Option<u64>) -> Result<(), FillError> {
         let whole = self.total.unwrap_or(self.fill.keeper.settings.max_blob_size);
-        if limit >= whole {
-            // More than was announced, or than is accepted.
-            return Err(FillError::TooLarge { limit: whole });
-        }
-        let mut ranges = self.ranges.subscribe();
-        let known = ranges.wait_for(|ranges| *ranges != Ranges::Unknown).await.map_err(|_| FillError::Stopped)?;
-        Ok(*known == Ranges::Yes && self.limit(limit, None) == limit)
+        // More than was announced, or than is accepted.
+        if end.is_none() && limit >= whole { Err(FillError::TooLarge { limit: whole }) } else { Ok(()) }
     }
 
     async fn hand_on(&self, bytes: Bytes, position: &mut u64, is_head: bool) -> Result<(), FillError> {
         let (offset, len) = (*position, bytes.len() as u64);
         *position += len;
-        self.received.fetch_add(len, Ordering::Relaxed);
         if is_head && let Some(mut plan) = self.plan() {
             plan.advance_head(*position);
         }
         // When the writer has ended, what it says is the reason.
-        if self.feed.hand_on(Piece { offset, bytes }).await { Ok(()) } else { Err(FillError::Stopped) }
+        if !self.feed.hand_on(Piece { offset, bytes }).await {
+            return Err(FillError::Stopped);
+        }
+        // Not before: when all has been received, whoever still hands on is
+        // dropped.
+        self.received.fetch_add(len, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Other content than before may not be spliced in.
@@ -287,6 +421,7 @@ impl<'a> Transfer<'a> {
     async fn after(&self, error: SourceError, position: u64, tries: &mut Tries) -> Result<(), FillError> {
         match error.retry() {
             Retry::Never | Retry::FromStart => Err(FillError::Source(error)),
+            Retry::NotNow => tries.pause(Duration::ZERO, error).await,
             Retry::After(pause) => {
                 debug!(digest = %self.fill.digest, position, cause = %error, "transfer broke, resuming");
                 tries.pause(pause, error).await

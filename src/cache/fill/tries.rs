@@ -36,6 +36,12 @@ impl Tries {
         self.fruitless = 0;
     }
 
+    /// Whether so many in a row brought nothing that another way is worth a
+    /// try.
+    pub(super) fn are_fruitless(&self) -> bool {
+        self.fruitless + 2 >= MAX_FRUITLESS
+    }
+
     /// Waits before the next try, or gives up with `error`.
     pub(super) async fn pause(&mut self, at_least: Duration, error: SourceError) -> Result<(), FillError> {
         self.fruitless += 1;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use tokio::sync::{mpsc, watch};
 
 use super::partial::Partial;
+use super::room::Room;
 use crate::cache::extents::Extents;
 use crate::cache::progress::{Progress, publish};
 use crate::kernel;
@@ -22,6 +23,7 @@ const CATCH_UP: usize = 1 << 20;
 
 pub(super) struct Writer {
     pub(super) partial: Partial,
+    pub(super) room: Room,
     pub(super) written: Extents,
     pub(super) progress: watch::Sender<Progress>,
 }
@@ -30,8 +32,10 @@ impl Writer {
     /// Writes a piece. It is told of before it is hashed: nobody waits for the
     /// hash but the last bytes.
     pub(super) fn write(&mut self, Piece { offset, bytes }: Piece) -> io::Result<()> {
-        self.partial.file.write_all_at(&bytes, offset)?;
-        let end = offset + bytes.len() as u64;
+        let len = bytes.len() as u64;
+        self.room.before(&self.partial.file, offset, len)?;
+        self.room.unless_full(len, || self.partial.file.write_all_at(&bytes, offset))?;
+        let end = offset + len;
         self.written.insert(offset, end);
         publish(&self.progress, |progress| progress.written.insert(offset, end));
         if offset == self.partial.hashed {
