@@ -7,6 +7,7 @@
 
 mod body;
 mod handler;
+mod pages;
 mod path;
 mod permit;
 mod query;

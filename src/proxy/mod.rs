@@ -7,6 +7,7 @@
 mod live;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -78,6 +79,19 @@ pub enum StartError {
     },
 }
 
+/// What the one process does that adds to the cache directory.
+async fn look_after(puller: Arc<Puller>, links: PathBuf, tags: PathBuf, stopping: CancellationToken) {
+    tokio::select! {
+        () = stopping.cancelled() => return,
+        () = puller.cache().writes() => {}
+    }
+    let keeper = Arc::clone(&puller);
+    if tokio::task::spawn_blocking(move || keeper.keep_in(&links, &tags)).await.is_err() {
+        warn!("links and tags are kept in memory only");
+    }
+    tokio::join!(Arc::clone(&puller).keep_quotas(stopping.clone()), puller.look_up_pins(stopping));
+}
+
 impl Proxy {
     /// Starts everything. `configuration` is where `settings` are from, and what
     /// the admin API changes; without one it changes nothing.
@@ -116,7 +130,8 @@ impl Proxy {
             settings.server.limits.max_uri_bytes,
             Arc::clone(&metrics),
             Arc::clone(&audit),
-        );
+        )
+        .known_as(settings.public_url.host_str().and_then(|host| host.parse().ok()));
         let address = settings.server.admin_listen;
         let listener = Admin::listen(address).await.map_err(|cause| StartError::Admin { address, cause })?;
         let admin_address = listener.local_addr().ok();
@@ -126,11 +141,8 @@ impl Proxy {
         let live = Live::new(configuration, Arc::clone(&directory), Some(running), fixed);
         let operator: Arc<dyn Operator> = Arc::new(live);
         let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator), audit);
-        if puller.cache().is_writer() {
-            tasks.spawn(Arc::clone(&puller).keep_quotas(stopping.clone()));
-            let (puller, stopping) = (Arc::clone(&puller), stopping.clone());
-            tasks.spawn(async move { puller.look_up_pins(stopping).await });
-        }
+        let looks_after = look_after(Arc::clone(&puller), links_path, tags_path, stopping.clone());
+        tasks.spawn(looks_after);
         tasks.spawn(admin.clone().serve(listener, stopping.clone()));
         admin.set_ready(true);
         Ok(Proxy { server, admin, admin_address, puller, operator, stopping, tasks })
