@@ -123,16 +123,40 @@ fn c5_a_bearer_token_is_believed_for_nothing_that_stands_in_it() {
 }
 
 #[test]
-fn c6_what_another_registry_cached_is_asked_of_ones_own_upstream() {
+fn c6_what_another_registry_cached_has_to_be_shown_by_ones_own_upstream() {
     let tenants = tenants();
     tenants.alice_pulls();
     let answer = tenants.bob_asks();
     assert_eq!(answer.verdict(), (404, "BLOB_UNKNOWN".into()));
-    assert_eq!(tenants.bobs.count("HEAD", &tenants.digest), 1);
-    assert_eq!(tenants.bobs.count("GET", &tenants.digest), 0);
-    // With the blob in his registry too, the bytes need not travel again.
+    // An upstream that says yes to everything has shown nothing, nor has one that
+    // has something else of the same length.
+    for lie in [
+        Answer::status(200).header("Docker-Content-Digest", &tenants.digest),
+        Answer::status(307).header("Location", "/login"),
+    ] {
+        tenants.bobs.clear_rules();
+        tenants.bobs.on("HEAD", "/blobs/", move |_, _| lie.clone());
+        assert_eq!(tenants.bob_asks().status, 404);
+    }
+    tenants.bobs.clear_rules();
+    let other = noise(2, 200_000);
+    tenants.bobs.on("GET", "/blobs/", move |request, _| match request.range() {
+        Some((start, end)) => Answer::status(206)
+            .header("Content-Range", format!("bytes {start}-{end}/200000"))
+            .body(other[start..=end].to_vec()),
+        None => Answer::status(200).body(other.clone()),
+    });
+    assert_ne!(tenants.bob_asks().status, 200);
+    // With the blob in his registry too, a few bytes show it.
+    tenants.bobs.clear_rules();
     tenants.bobs.blob("app", &noise(1, 200_000));
+    tenants.bobs.forget();
     assert!(crate::support::proxy::eventually(|| tenants.bob_asks().status == 200));
+    let asked: Vec<_> = tenants.bobs.requests().iter().filter_map(|request| request.range()).collect();
+    assert!(asked.len() >= 2 && asked.iter().all(|(start, end)| end - start < 10_000), "{asked:?}");
+    // From then on it is only asked whether he may still have it.
+    tenants.bobs.forget();
+    assert_eq!(tenants.bob_asks().status, 200);
     assert_eq!(tenants.bobs.count("GET", &tenants.digest), 0);
 }
 

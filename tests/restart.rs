@@ -4,7 +4,7 @@
 use crate::support::digest::noise;
 use crate::support::http;
 use crate::support::proxy::{Proxy, Setup, eventually};
-use crate::support::upstream::{Event, Gate, Upstream};
+use crate::support::upstream::{Event, Gate, Request, Upstream};
 
 const SIZE: usize = 8 << 20;
 
@@ -13,6 +13,14 @@ fn start() -> (Upstream, Proxy, String) {
     let digest = upstream.blob("app", &noise(1, SIZE));
     let proxy = Setup::open(&upstream).start();
     (upstream, proxy, digest)
+}
+
+/// Blobs that were asked for, not counting the few bytes that show who may have
+/// what is here already.
+fn transfers(upstream: &Upstream) -> usize {
+    let is_sample = |request: &Request| request.range().is_some_and(|(start, end)| end - start < 10_000);
+    let is_blob = |request: &Request| request.method == "GET" && request.target.contains("/blobs/");
+    upstream.requests().iter().filter(|request| is_blob(request) && !is_sample(request)).count()
 }
 
 #[test]
@@ -62,7 +70,7 @@ fn f01_killed_at_random_points_nothing_on_disk_is_ever_wrong() {
         proxy.restart();
     }
     proxy.get(&target).assert_content(&digest);
-    assert!(upstream.count("GET", "/blobs/") <= 6);
+    assert!(transfers(&upstream) <= 6);
 }
 
 #[test]
@@ -127,8 +135,8 @@ fn f14_without_its_index_the_cache_asks_upstream_and_serves() {
         proxy.restart();
         upstream.forget();
         proxy.get(&target).assert_content(&digest);
-        assert_eq!(upstream.count("GET", "/blobs/"), 0, "permission is asked again, bytes are not");
-        assert_eq!(upstream.count("HEAD", "/blobs/"), 1);
+        assert_eq!(transfers(&upstream), 0, "possession is shown again, and the bytes stay where they are");
+        assert!(upstream.count("GET", "/blobs/") >= 2);
     }
 }
 
@@ -144,7 +152,7 @@ fn f35_a_second_process_on_the_same_directory_passes_through_and_writes_nothing(
     proxy.wait_for_blobs(1);
     upstream.forget();
     second.get(&target).assert_content(&digest);
-    assert_eq!(upstream.count("GET", "/blobs/"), 0, "what the first has cached, the second reads");
+    assert_eq!(transfers(&upstream), 0, "what the first has cached, the second reads");
 }
 
 #[test]

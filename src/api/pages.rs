@@ -3,8 +3,9 @@
 //! A browser beside the proxy reaches its loopback address too. A page that
 //! asks across sites is told by `Origin` or `Sec-Fetch-Site`, which no client
 //! of registries sends. One whose own name was made to point here (DNS
-//! rebinding) is told by its `Host`: on loopback that is an address, or a name
-//! which the operator has given the proxy.
+//! rebinding) is told by its `Host`: on loopback that is an address, a name which
+//! no name server outside has a say in, or one which the operator has given the
+//! proxy.
 
 use std::net::IpAddr;
 
@@ -23,7 +24,8 @@ pub(super) fn is_own_name(host: &HostPort, public: Option<&HostPort>, directory:
     let name = host.host();
     let address = name.trim_start_matches('[').trim_end_matches(']');
     address.parse::<IpAddr>().is_ok()
-        || name == "localhost"
+        // No page of somebody else can have a name without a dot.
+        || !name.contains('.')
         || public.is_some_and(|public| public.host() == name)
         || directory.registries().iter().flat_map(|registry| &registry.hosts).any(|own| own.host() == name)
 }
@@ -48,7 +50,7 @@ mod tests {
     #[test]
     fn a_name_counts_only_where_the_operator_has_given_it() {
         let (directory, public) = (Directory::new(Vec::new()), "proxy.example".parse().unwrap());
-        for own in ["127.0.0.1", "127.0.0.1:5000", "[::1]:5000", "localhost:5000", "proxy.example:5000"] {
+        for own in ["127.0.0.1", "127.0.0.1:5000", "[::1]:5000", "localhost:5000", "transship", "proxy.example:5000"] {
             assert!(is_own_name(&own.parse().unwrap(), Some(&public), &directory), "{own}");
         }
         for other in ["evil.example", "evil.example:5000", "127.0.0.1.evil.example", "localhost.evil.example"] {

@@ -48,6 +48,12 @@ pub trait Source: Send + Sync + 'static {
         until: Option<u64>,
         turn: Turn,
     ) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>>;
+
+    /// The whole has come, `len` bytes, and is right. Told before anybody else
+    /// learns of it.
+    fn proved(&self, len: u64) {
+        let _ = len;
+    }
 }
 
 /// Why a source failed, and whether another try can succeed.

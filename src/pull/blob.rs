@@ -13,8 +13,9 @@ use super::Puller;
 use super::counts::From;
 use super::delivery::{Delivery, Spare};
 use super::error::{Error, Result};
-use super::freshness::{Asked, Failed, lost};
+use super::freshness::Asked;
 use super::passthrough::Passthrough;
+use super::permission::{Shown, place};
 use super::shares::Share;
 use crate::access::Links;
 use crate::cache::{
@@ -110,6 +111,7 @@ impl Puller {
             repository: repository.clone(),
             digest: *digest,
             links: Arc::clone(&self.links),
+            shown: self.shown.clone(),
         });
         let spare = || Spare::new(&self.cache, &source);
         if self.is_offline(registry) {
@@ -136,7 +138,7 @@ impl Puller {
             match entry {
                 Entry::Blob(blob) => {
                     if !linked {
-                        self.permission(upstream, repository, digest).await?;
+                        self.possession(upstream, repository, digest, &blob).await?;
                     }
                     let has_other_size =
                         link.as_ref().and_then(|link| link.size).is_some_and(|size| size != blob.len());
@@ -158,10 +160,11 @@ impl Puller {
                     return Ok(reply);
                 }
                 Entry::Fill { mut follower, own } => {
-                    if own {
-                        self.fillers.insert(*digest, (registry.name.slug().to_owned(), repository.clone()));
-                    } else if !linked {
-                        self.may_follow(upstream, repository, digest, &mut follower).await?;
+                    if !own && !linked && !self.may_follow(upstream, repository, digest, &mut follower).await? {
+                        // Another registry's bytes are not this one's before they
+                        // are whole.
+                        return self.pass_through(&source).await;
+                    } else {
                         linked = true;
                     }
                     match self.follow(follower, range, method, spare()).await {
@@ -222,10 +225,13 @@ impl Puller {
             return Ok(BlobHead { total: Some(blob.len()) });
         }
         let said = if linked { None } else { self.permission(upstream, repository, digest).await? };
-        if let Ok(Some(blob)) = self.cache.get(digest).await {
+        // What another registry has brought says nothing about this one's.
+        let is_ours = linked || self.has_shown(registry, repository, digest);
+        if is_ours && let Ok(Some(blob)) = self.cache.get(digest).await {
             return Ok(BlobHead { total: Some(blob.len()) });
         }
-        if let Some(mut follower) = self.cache.running(digest)
+        if is_ours
+            && let Some(mut follower) = self.cache.running(digest)
             && let Ok(Some(total)) = follower.started().await
         {
             return Ok(BlobHead { total: Some(total) });
@@ -268,89 +274,12 @@ impl Puller {
         if share.is_none() && self.cache.running(digest).is_none() && self.cache.get(digest).await?.is_none() {
             return Err(FindError::Busy);
         }
-        let begun = move || -> Arc<dyn Source> { Arc::new(Begun { blob: Arc::clone(source), share }) };
+        let begun = || -> Arc<dyn Source> {
+            // Before anybody can follow it.
+            self.fillers.insert(*digest, (registry.name.slug().to_owned(), source.repository.clone()));
+            Arc::new(Begun { blob: Arc::clone(source), share })
+        };
         Ok(self.cache.join(digest, begun).await?)
-    }
-
-    /// Whether this registry's credential reads the digest in this repository,
-    /// and how long upstream says it is. Where upstream is in trouble, a link
-    /// that held a moment ago is as good.
-    async fn permission(
-        &self,
-        upstream: &Arc<Upstream>,
-        repository: &Repository,
-        digest: &Digest,
-    ) -> Result<Option<u64>> {
-        let registry = upstream.registry();
-        self.not_refused(registry, repository, Asked::Blob, &digest.to_string())?;
-        let asked = self.ask_permission(upstream, repository, digest);
-        let Some(spare) = self.spare_link(registry, repository, digest) else {
-            return asked.await.map_err(|failed| failed.error);
-        };
-        match self.within_patience(registry, repository, asked).await {
-            Ok(size) => Ok(size),
-            Err(Failed { trouble: Some(stale), .. }) => {
-                self.stale(stale);
-                Ok(spare.size)
-            }
-            Err(Failed { error, .. }) => Err(error),
-        }
-    }
-
-    /// Asks upstream; one question for all who wait for the answer.
-    async fn ask_permission(
-        &self,
-        upstream: &Arc<Upstream>,
-        repository: &Repository,
-        digest: &Digest,
-    ) -> std::result::Result<Option<u64>, Failed> {
-        let registry = upstream.registry();
-        let key = format!("{} {repository} {digest}", registry.name.slug());
-        let begin = || {
-            let (upstream, repository, digest) = (Arc::clone(upstream), repository.clone(), *digest);
-            let (links, setbacks) = (Arc::clone(&self.links), self.asker.setbacks.clone());
-            async move {
-                let registry = upstream.registry();
-                let slot = setbacks.slot(registry, &repository, Asked::Blob, &digest.to_string());
-                match upstream.may_read_blob(&repository, &digest).await {
-                    Ok(total) => {
-                        links.put(registry, &repository, &digest, None, total);
-                        setbacks.recovered(registry, &repository);
-                        Ok(total)
-                    }
-                    Err(error) => {
-                        let failed = Failed::from(error);
-                        if let Some(trouble) = failed.trouble {
-                            setbacks.troubled(registry, &repository, trouble, failed.retry_after);
-                        } else if failed.error.is_refusal() {
-                            links.remove(registry, &repository, &digest);
-                            setbacks.refused(slot, &failed.error);
-                        }
-                        Err(failed)
-                    }
-                }
-            }
-        };
-        self.permissions.join(key, begin).await.unwrap_or_else(|| Err(lost()))
-    }
-
-    /// Whether a fill may be followed that was begun before. One that was
-    /// begun for the same repository shows by itself, as soon as upstream
-    /// answers it, that this credential may read the blob.
-    async fn may_follow(
-        &self,
-        upstream: &Arc<Upstream>,
-        repository: &Repository,
-        digest: &Digest,
-        follower: &mut Follower,
-    ) -> Result<()> {
-        let registry = upstream.registry();
-        let begun_here =
-            self.fillers.get(digest).is_some_and(|(slug, other)| slug == registry.name.slug() && other == *repository);
-        if begun_here && follower.started().await.is_ok() && self.links.get(registry, repository, digest).is_some() {
-            return Ok(());
-        }
-        self.permission(upstream, repository, digest).await.map(|_| ())
     }
 
     async fn follow(
@@ -422,10 +351,11 @@ enum FollowError {
     Range { total: u64 },
 }
 
-/// A blob of an upstream, as a source of a fill. That upstream begins to send
-/// it is the proof that the registry's credential may read it.
+/// A blob of an upstream, as a source of a fill. That the whole of it comes and
+/// is right is the proof that the registry's credential may read it.
 pub(super) struct UpstreamBlob {
     links: Arc<Links>,
+    shown: Shown,
     upstream: Arc<Upstream>,
     repository: Repository,
     pub(super) digest: Digest,
@@ -438,7 +368,6 @@ impl UpstreamBlob {
             .upstream
             .blob(&self.repository, &self.digest, (0, None), upstream::Turn::Wait { size: None, share: None })
             .await?;
-        self.links.put(self.upstream.registry(), &self.repository, &self.digest, None, answer.total);
         Ok(Passthrough::new(answer, self.digest))
     }
 }
@@ -469,7 +398,6 @@ impl UpstreamBlob {
             }
             answer => answer.map_err(source_error)?,
         };
-        self.links.put(self.upstream.registry(), &self.repository, &self.digest, None, answer.total);
         let body = answer.body.map(|frame| frame.map_err(source_error));
         Ok(Opened { total: answer.total, start: answer.start, body: Box::pin(body) })
     }
@@ -478,6 +406,12 @@ impl UpstreamBlob {
 impl Source for UpstreamBlob {
     fn open(&self, offset: u64, until: Option<u64>, turn: Turn) -> Opening<'_> {
         Box::pin(self.open_at(offset, until, turn, None))
+    }
+
+    fn proved(&self, len: u64) {
+        let registry = self.upstream.registry();
+        self.links.put(registry, &self.repository, &self.digest, None, Some(len));
+        self.shown.insert(place(registry, &self.digest), ());
     }
 }
 
@@ -490,6 +424,10 @@ struct Begun {
 impl Source for Begun {
     fn open(&self, offset: u64, until: Option<u64>, turn: Turn) -> Opening<'_> {
         Box::pin(self.blob.open_at(offset, until, turn, self.share.as_ref()))
+    }
+
+    fn proved(&self, len: u64) {
+        self.blob.proved(len);
     }
 }
 

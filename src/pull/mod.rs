@@ -17,6 +17,7 @@ mod list;
 mod manifest;
 mod outage;
 mod passthrough;
+mod permission;
 mod pin;
 mod quota;
 mod repeat;
@@ -62,6 +63,8 @@ pub struct Puller {
     links: Arc<Links>,
     /// Through which registry and repository a running fill was begun.
     fillers: moka::sync::Cache<Digest, (String, Repository)>,
+    /// What registries have shown that they have.
+    shown: permission::Shown,
     upstreams: upstreams::Upstreams,
     asker: ask::Asker,
     lookups: flight::Flights<std::result::Result<(Manifest, counts::TagFrom), Failed>>,
@@ -110,6 +113,7 @@ impl Puller {
             cache,
             links,
             fillers: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(FILLER_REMEMBERED).build(),
+            shown: moka::sync::Cache::new(100_000),
             upstreams,
             permissions: flight::Flights::default(),
             patience: outage::Patience::new(freshness.outage_patience),

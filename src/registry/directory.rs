@@ -118,8 +118,10 @@ impl Directory {
             };
             let host: Option<HostPort> = HostPort::looks_like_host(first).then(|| first.parse().ok()).flatten();
             // Once it is known which registry is meant, a first part is no more
-            // than that, unless it says the same.
-            let is_asked = |registry: &Registry| hint.ns.as_ref().is_none_or(|ns| registry.serves(ns));
+            // than that, unless it says the same. An `ns` that nobody serves says
+            // nothing: containerd sends one to whatever stands in for its host.
+            let ns = hint.ns.as_ref().filter(|ns| self.of_host(ns).next().is_some());
+            let is_asked = |registry: &Registry| ns.is_none_or(|ns| registry.serves(ns));
             if let Some(registry) = self.by_name(first).filter(|registry| is_asked(registry)) {
                 return self.relative(registry, &rest);
             }

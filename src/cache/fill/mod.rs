@@ -200,6 +200,7 @@ impl Fill {
             warn!(digest = %self.digest, resumed, "the source sent content that does not have its digest");
             return Err(FillError::WrongDigest);
         }
+        self.source.proved(hashed);
         publish(&self.progress, |progress| progress.state = State::Verified);
         let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
         blocking(move || {
