@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::{Outcome, Output};
 use crate::config::Settings;
-use crate::registry::{AccessMode, Registry};
+use crate::registry::{AccessMode, Directory, Registry};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -70,7 +70,19 @@ fn table(settings: &Settings) {
             );
         }
     }
+    println!("{}", docker_hub(&Directory::new(settings.registries.clone())));
     println!("the configuration is valid");
+}
+
+/// What a mirror request for docker.io is answered with.
+fn docker_hub(directory: &Directory) -> String {
+    match directory.of_docker_hub() {
+        Some(registry) => {
+            let below = registry.prefix.as_ref().map(|prefix| format!(", below `{prefix}` only")).unwrap_or_default();
+            format!("docker.io is answered by registry `{}`{below}", registry.name)
+        }
+        None => "docker.io is not answered: no registry serves it, and none is the default".to_owned(),
+    }
 }
 
 fn json(settings: &Settings) {
@@ -95,6 +107,7 @@ fn json(settings: &Settings) {
         "listen": listen,
         "admin": settings.server.admin_listen.to_string(),
         "public_url": settings.public_url.as_str(),
+        "docker_hub": Directory::new(settings.registries.clone()).of_docker_hub().map(|registry| registry.name.slug()),
         "registries": registries,
         "clients": settings.clients.iter().map(|client| &client.name).collect::<Vec<_>>(),
     });

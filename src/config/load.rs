@@ -18,13 +18,13 @@ use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree, Segments};
 use crate::pull::{Freshness, ImageName};
-use crate::registry::{AccessMode, Kind, RegistryName};
+use crate::registry::{AccessMode, RegistryName};
 use crate::server::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
 use crate::store::{Contents, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
-/// The registry of a file that has none. It is the default unless a stored
-/// one is.
+/// The registry that a configuration has for docker.io when it names none. It
+/// is the default unless another one is.
 const IMPLIED: &str = "[[registry]]\nname = \"docker-hub\"\nkind = \"docker-hub\"\n";
 
 /// All there is to read.
@@ -74,7 +74,8 @@ pub(super) fn addresses(
         let server = input.table_of(&root, "server");
         let public_url = read_public_url(&server, &read_listen(&server), server.has("tls"));
         let defaults = registry::Defaults { tag_ttl: Duration::ZERO, stale_if_error: Duration::ZERO };
-        let registries = read_registries(input, root.tables("registry"), &mut Vec::new(), defaults, true)?;
+        let (of_file, implied) = (root.tables("registry"), implies_docker_hub(&root));
+        let registries = read_registries(input, of_file, &mut Vec::new(), defaults, implied, true)?;
         Some(Addresses {
             public_url: public_url?,
             registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
@@ -150,6 +151,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let sources = Sources { environment: input.environment, stored: None, withheld: false };
     let way = outbound::common(table("upstream"), &limits, &sources);
     let (registry_sections, client_sections) = (root.tables("registry"), root.tables("client"));
+    let docker_hub = implies_docker_hub(&root);
     root.finish(|_| None);
 
     let tag_ttl = cache.read("tag_ttl", units::duration).unwrap_or(Duration::from_secs(60));
@@ -167,7 +169,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let log = read_log(log);
 
     let mut names = Vec::new();
-    let registries = read_registries(input, registry_sections, &mut names, defaults, false)?;
+    let registries = read_registries(input, registry_sections, &mut names, defaults, docker_hub, false)?;
     let pins = check_pins(pins.unwrap_or_default(), &names, problems);
     let certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let clients = read_clients(client_sections.into_iter().chain(input.stored("client")), &names, certificates);
@@ -381,12 +383,18 @@ fn read_log(log: Section<'_>) -> LogSettings {
     settings
 }
 
-/// The file's registries, or the implied one; then the stored ones.
+/// Whether docker.io is answered without being named.
+fn implies_docker_hub(root: &Section<'_>) -> bool {
+    root.flag("docker_hub").is_none_or(|flag| flag.value)
+}
+
+/// The file's registries, the stored ones, and the implied one.
 fn read_registries<'a>(
     input: &Input<'a>,
     of_file: Vec<Section<'a>>,
     names: &mut Vec<RegistryName>,
     defaults: registry::Defaults,
+    docker_hub: bool,
     withheld: bool,
 ) -> Option<Vec<Parsed<'a>>> {
     let stored = |name: &RegistryName, field: &str| {
@@ -395,8 +403,11 @@ fn read_registries<'a>(
     };
     let sources = Sources { environment: input.environment, stored: Some(&stored), withheld };
     let mut registries: Vec<Parsed<'a>> = Vec::new();
-    let is_empty = of_file.is_empty();
-    for section in of_file.into_iter().chain(input.stored("registry")) {
+    let in_file = of_file.len();
+    // A part of docker.io that the file names is all of it that is wanted; one
+    // that is stored later closes nothing that was open.
+    let mut is_named = false;
+    for (index, section) in of_file.into_iter().chain(input.stored("registry")).enumerate() {
         let problems = section.problems;
         let Some(parsed) = registry::read(section, &sources, names, defaults) else { continue };
         for earlier in &registries {
@@ -416,13 +427,23 @@ fn read_registries<'a>(
                 );
             }
         }
+        let registry = &parsed.registry;
+        is_named |= registry.serves_docker_hub() && (index < in_file || registry.prefix.is_none());
         registries.push(parsed);
     }
-    if is_empty && let Some(parsed) = implied(input, names, defaults) {
-        registries.insert(0, parsed);
+    if docker_hub
+        && !is_named
+        && let Some(parsed) = implied(input, names, defaults)
+    {
+        // Last among equals where there are others; where it is the only one
+        // of the file, it stands where the file's would.
+        let at = if in_file == 0 { 0 } else { registries.len() };
+        registries.insert(at, parsed);
     }
     if !registries.iter().any(|parsed| parsed.registry.is_default)
-        && let Some(hub) = registries.iter_mut().find(|parsed| parsed.registry.kind == Kind::DockerHub)
+        && let Some(hub) = registries
+            .iter_mut()
+            .find(|Parsed { registry, .. }| registry.serves_docker_hub() && registry.prefix.is_none())
     {
         hub.registry.is_default = true;
     }
@@ -440,7 +461,8 @@ fn implied<'a>(input: &Input<'a>, names: &mut Vec<RegistryName>, defaults: regis
     let root = Section::new("the defaults", Some(&root), input.environment, &problems);
     let sources = Sources { environment: input.environment, stored: None, withheld: false };
     let parsed = registry::read(root.tables("registry").into_iter().next()?, &sources, names, defaults)?;
-    let Parsed { registry, way, name_place, default_place, access_place, .. } = parsed;
+    let Parsed { mut registry, way, name_place, default_place, access_place, .. } = parsed;
+    registry.is_implied = true;
     Some(Parsed { registry, way, name_place, default_place, access_place, problems: input.problems })
 }
 

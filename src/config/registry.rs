@@ -196,6 +196,7 @@ pub(super) fn read<'a>(
         credential: connection.credential,
         access,
         is_default: default.is_some(),
+        is_implied: false,
         hosts: values(hosts),
         egress: EgressSettings {
             insecure,

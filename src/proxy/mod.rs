@@ -14,7 +14,7 @@ use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::live::{Live, Running};
 use crate::access::{Gate, Links};
@@ -94,6 +94,12 @@ impl Proxy {
             false => (Links::in_memory(), Tags::in_memory()),
         };
         let directory = Directory::new(settings.registries.clone());
+        match directory.of_docker_hub() {
+            Some(registry) => {
+                info!(registry = %registry.name, implied = registry.is_implied, "docker.io is answered by a registry");
+            }
+            None => info!("docker.io is not answered: no registry serves it, and none is the default"),
+        }
         let mut pinned = Vec::new();
         for image in &settings.pins {
             match directory.within(&image.registry, &image.repository) {

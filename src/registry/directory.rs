@@ -77,6 +77,26 @@ impl Directory {
         self.registries.iter().find(|registry| registry.is_default)
     }
 
+    /// The registry that answers for docker.io where the request says no more
+    /// than that, as a mirror's does.
+    ///
+    /// Where a registry for docker.io is configured, it is that one. Where none
+    /// is, a mirror that is asked for docker.io means its default registry: a
+    /// runtime that says nothing, and one that says `ns=docker.io`, get the same.
+    pub fn of_docker_hub(&self) -> Option<&Arc<Registry>> {
+        let hub = || self.registries.iter().filter(|registry| registry.serves_docker_hub());
+        let whole = hub().find(|registry| registry.prefix.is_none()).or_else(|| hub().next());
+        self.in_place_of(&HostPort::docker_hub()).or(whole)
+    }
+
+    /// The default registry, where it stands in for `host`: docker.io, for
+    /// which nothing else is configured.
+    pub(super) fn in_place_of(&self, host: &HostPort) -> Option<&Arc<Registry>> {
+        let is_configured = |registry: &Arc<Registry>| registry.serves_docker_hub() && !registry.is_implied;
+        let default = self.default_registry().filter(|default| host.is_docker_hub() && !default.serves_docker_hub())?;
+        (!self.registries.iter().any(is_configured)).then_some(default)
+    }
+
     /// Which registry, if any, a ping (`/v2/` and its variants) is about.
     ///
     /// # Errors
@@ -87,7 +107,8 @@ impl Directory {
             return self.by_name(segment).cloned().or_else(by_host).map(Some).ok_or(DirectoryError::Unknown);
         }
         if let Some(ns) = &hint.ns {
-            return self.of_host(ns).next().cloned().map(Some).ok_or(DirectoryError::Unknown);
+            let registry = self.in_place_of(ns).or_else(|| self.of_host(ns).next());
+            return registry.cloned().map(Some).ok_or(DirectoryError::Unknown);
         }
         Ok(self.by_virtual_host(hint).or(self.default_registry()).cloned())
     }
@@ -120,7 +141,10 @@ impl Directory {
             };
         }
         if let Some(ns) = &hint.ns {
-            let resolved = self.at_host(ns, name, granted)?;
+            let resolved = match self.in_place_of(ns) {
+                Some(default) => self.relative(default, name)?,
+                None => self.at_host(ns, name, granted)?,
+            };
             return Ok(Resolved { by_ns: true, ..resolved });
         }
         if let Some(registry) = self.by_virtual_host(hint) {
@@ -245,6 +269,7 @@ mod tests {
             credential: connection.credential,
             access: AccessMode::Anyone,
             is_default: name == "docker-hub",
+            is_implied: false,
             hosts: if name == "ghcr-public" { vec!["ghcr.proxy.example".parse().unwrap()] } else { vec![] },
             egress: EgressSettings::default(),
             tag_ttl: std::time::Duration::ZERO,

@@ -109,6 +109,8 @@ pub struct Registry {
     pub access: AccessMode,
     /// Answers root mirror requests.
     pub is_default: bool,
+    /// Nobody wrote it down: it is there because nothing else serves docker.io.
+    pub is_implied: bool,
     /// Virtual hosts that mean this registry.
     pub hosts: Vec<HostPort>,
     /// Where its requests may go.
@@ -142,6 +144,7 @@ impl Registry {
             credential: _,
             access,
             is_default,
+            is_implied,
             hosts,
             egress,
             tag_ttl,
@@ -155,10 +158,16 @@ impl Registry {
             && (kind, origin, endpoints, image_hosts)
                 == (&other.kind, &other.origin, &other.endpoints, &other.image_hosts)
             && (prefix, known_realms, access) == (&other.prefix, &other.known_realms, &other.access)
-            && (is_default, hosts, egress) == (&other.is_default, &other.hosts, &other.egress)
+            && (is_default, is_implied) == (&other.is_default, &other.is_implied)
+            && (hosts, egress) == (&other.hosts, &other.egress)
             && (tag_ttl, immutable_tags, stale_if_error)
                 == (&other.tag_ttl, &other.immutable_tags, &other.stale_if_error)
             && (offline, links, quota) == (&other.offline, &other.links, &other.quota)
+    }
+
+    /// Whether images of docker.io, or some of them, are its.
+    pub fn serves_docker_hub(&self) -> bool {
+        self.image_hosts.iter().any(HostPort::is_docker_hub)
     }
 
     /// Whether what upstream allowed to this registry counts for `other` too:
