@@ -26,6 +26,7 @@ mod framing;
 mod freshness;
 mod http2_abuse;
 mod leaks;
+mod login;
 mod names;
 mod outage;
 mod outbound;

@@ -165,6 +165,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let pins = cache.list("pin", |text| text.parse::<ImageName>().map_err(|error| error.to_string()));
     let cache = read_cache(cache, &limits);
     let gate = read_gate(&server, &limits);
+    let public_url_is_given = server.has("public_url") || server.text("public_url").is_some();
     let (server, public_url, expose_private) = read_server(server, admin, limits);
     let log = read_log(log);
 
@@ -179,6 +180,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     Some(Settings {
         server,
         public_url: public_url?,
+        public_url_is_given,
         cache,
         pins,
         freshness,

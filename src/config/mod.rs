@@ -42,6 +42,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// How clients reach the proxy.
     pub public_url: url::Url,
+    /// Whether the operator has said so, or it is a guess.
+    pub public_url_is_given: bool,
     /// The cache.
     pub cache: CacheSettings,
     /// Images that stay in the cache.

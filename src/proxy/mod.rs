@@ -17,9 +17,9 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::live::{Live, Running};
-use crate::access::{Gate, Links};
+use crate::access::{Gate, Links, TokenKey};
 use crate::admin::{Admin, Operator, Readings};
-use crate::api::Api;
+use crate::api::{Api, Reached};
 use crate::cache::{Cache, LayoutError};
 use crate::config::{Configuration, Settings};
 use crate::kernel;
@@ -113,12 +113,21 @@ impl Proxy {
         let puller = Arc::new(puller);
         let metrics = Arc::new(Metrics::new(Box::new(Readings::new(Arc::clone(&puller)))));
         let audit = Arc::new(Audit::default());
-        let gate = Arc::new(Gate::new(settings.clients, settings.gate, Arc::clone(&audit)));
+        let gate = Gate::new(settings.clients, settings.gate, Arc::clone(&audit));
+        let token_key = configuration.as_ref().and_then(|configuration| configuration.store().token_key());
+        let gate = Arc::new(match token_key {
+            Some(key) => gate.with_token_key(TokenKey::new(key.as_slice())),
+            None => gate,
+        });
+        let reached = Reached {
+            public_url: settings.public_url_is_given.then_some(settings.public_url),
+            tls: settings.server.tls.is_some(),
+        };
         let api = Api::new(
             Arc::clone(&directory),
             Arc::clone(&gate),
             Arc::clone(&puller),
-            settings.server.ping,
+            (settings.server.ping, reached),
             settings.server.limits.max_uri_bytes,
             Arc::clone(&metrics),
             Arc::clone(&audit),

@@ -41,6 +41,8 @@ pub(super) struct Guard {
     pub(super) server: String,
     /// `[[client]]` entries.
     pub(super) clients: String,
+    /// Beside the guarded registries there is an open one, the default.
+    pub(super) beside_open: bool,
 }
 
 struct Proxy {
@@ -112,6 +114,7 @@ impl Stage {
         let access = if self.guard.is_some() { "grants" } else { "anyone" };
         let server = self.guard.as_ref().map_or("", |guard| &guard.server);
         let clients = self.guard.as_ref().map_or("", |guard| &guard.clients);
+        let beside_open = self.guard.as_ref().is_some_and(|guard| guard.beside_open);
         let (url, realm) = (self.registry.origin(), self.tokens.origin());
         let connection = format!(
             r#"
@@ -123,8 +126,18 @@ token_realms = ["{realm}"]
 access = "{access}"
 "#
         );
+        let open = connection.replace("access = \"grants\"", "access = \"anyone\"");
+        let open = match beside_open {
+            true => format!(
+                "[[registry]]\nname = \"Open-Example\"\ndefault = true\nusername = \"{USERNAME}\"\n\
+                 password = {{ env = \"{PASSWORD}\" }}\n{open}"
+            ),
+            false => String::new(),
+        };
+        let is_default = !beside_open;
         format!(
             r#"
+docker_hub = false
 [server]
 listen = "127.0.0.1:0"
 {server}
@@ -137,7 +150,7 @@ format = "json"
 
 [[registry]]
 name = "My-Example-Registry"
-default = true
+default = {is_default}
 username = "{USERNAME}"
 password = {{ env = "{PASSWORD}" }}
 {connection}
@@ -147,6 +160,7 @@ password = {{ env = "{PASSWORD}" }}
 name = "Public-Example"
 namespace = "public"
 {connection}
+{open}
 {clients}
 "#,
             cache = self.dir.path().join("cache").display(),
