@@ -27,6 +27,7 @@ mod freshness;
 mod http2_abuse;
 mod leaks;
 mod login;
+mod mirror;
 mod names;
 mod outage;
 mod outbound;

@@ -335,6 +335,17 @@ impl Gate {
         }
     }
 
+    /// Whether `principal` may be told that there is such a registry.
+    pub fn may_know(&self, principal: &Principal, registry: &Registry) -> bool {
+        match (registry.access, principal) {
+            (AccessMode::Anyone, _) => true,
+            (AccessMode::Grants, Principal::Anonymous) => false,
+            (AccessMode::Grants, Principal::Client(client)) => {
+                client.grants.iter().any(|grant| registry.name.matches(grant.registry()))
+            }
+        }
+    }
+
     /// Whether whoever began a response as `earlier` may have the rest of it.
     pub fn may_go_on(&self, earlier: &Principal, registry: &Registry, repository: &Repository) -> bool {
         let now = match earlier {

@@ -20,7 +20,7 @@ use super::{query, response};
 use crate::access::{CertificateNames, Evidence, Gate, Identity, Principal, Rejected, Shown};
 use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository};
 use crate::pull::{self, BlobQuestion, Puller};
-use crate::registry::{AccessMode, Address, AddressHint, Directory, HostPort, Registry, Resolved};
+use crate::registry::{AccessMode, Address, AddressHint, Directory, Door, HostPort, Registry, Resolved};
 use crate::telemetry::{Audit, Event, Metrics, RequestLabels};
 
 /// The data listener's API.
@@ -42,6 +42,8 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// Names in its certificate, where TLS has accepted one.
     pub certificate: Option<Arc<CertificateNames>>,
+    /// Which listener it came by.
+    pub door: Door,
     /// How its connection wants bytes.
     pub transport: Transport,
 }
@@ -101,7 +103,7 @@ impl Api {
         let query = query::parse(request.uri.query().unwrap_or_default())
             .map_err(|error| Box::new(response::error(400, error.code, error.message)))?;
         let Target { before_v2, endpoint } = target;
-        let hint = AddressHint { before_v2, ns: query.ns.clone(), host };
+        let hint = AddressHint { before_v2, ns: query.ns.clone(), host, door: peer.door };
         let (host, name) = (hint.host.clone(), endpoint.name());
         let identity = self.identify(&request.headers, peer).await.map_err(|rejected| {
             let fault = (rejected == Rejected::Ended).then_some(TokenFault::Invalid);
@@ -115,6 +117,7 @@ impl Api {
             Endpoint::Tags { name } => (name, ErrorCode::NameUnknown),
             Endpoint::Referrers { name, .. } => (name, ErrorCode::ManifestUnknown),
         };
+        let is_root = hint.before_v2.is_none() && hint.ns.is_none() && hint.door == Door::Main;
         let resolved = self.resolve(name, hint, &identity, peer)?;
         let pulled = self.pull(request, (peer, principal), &endpoint, &resolved, &query.list).await;
         let answer = pulled.unwrap_or_else(|error| {
@@ -124,7 +127,10 @@ impl Api {
                 pull::Error::Denied => info!(registry = %registry.name, %repository, "upstream denied access"),
                 error => warn!(registry = %registry.name, %repository, %error, "pull failed"),
             }
-            response::failure(&error, unknown)
+            match is_root.then(|| self.near(name, registry, principal)).flatten() {
+                Some(near) => response::failure_near(&error, unknown, &near),
+                None => response::failure(&error, unknown),
+            }
         });
         match &query.ns {
             Some(ns) if resolved.by_ns => Ok(response::with_namespace(answer, &ns.to_string())),
@@ -267,6 +273,16 @@ impl Api {
                 Err(Box::new(self.refusal(Some(name), host.as_ref(), identity)))
             }
         }
+    }
+
+    /// The registry whose name may have been meant by the first part of `name`,
+    /// if that went to the default one and `principal` may know of it.
+    fn near(&self, name: &Repository, went_to: &Registry, principal: &Principal) -> Option<String> {
+        let known = |registry: &Registry| self.gate.may_know(principal, registry);
+        let directory = self.directory.load();
+        let by_name = name.components().next().is_some_and(|first| directory.by_name(first).is_some());
+        let near = directory.near(name, known).filter(|near| went_to.is_default && !by_name && !near.is_default);
+        near.map(|near| near.name.slug().to_owned())
     }
 
     fn may_still_log_in(&self, principal: &Principal) -> bool {

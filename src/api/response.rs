@@ -169,6 +169,17 @@ pub(super) fn list(reply: ListReply, media_type: &str, path: &str) -> Response<B
     with_warning(builder.done(), reply.stale)
 }
 
+/// As [`failure`], where a registry's name may have been mistyped: whoever is
+/// told may pull through that one.
+pub(super) fn failure_near(error: &pull::Error, unknown: ErrorCode, near: &str) -> Response<Body> {
+    let meant = |message: &str| format!("{message}; did you mean registry `{near}`, as {near}/…?");
+    match error {
+        pull::Error::NotFound => self::error(404, unknown, &meant("upstream does not have it")),
+        pull::Error::Denied => self::error(403, ErrorCode::Denied, &meant("upstream does not let it be read")),
+        other => failure(other, unknown),
+    }
+}
+
 /// What a failed pull tells its client. `unknown` is the code for "not found"
 /// of what was asked for.
 pub(super) fn failure(error: &pull::Error, unknown: ErrorCode) -> Response<Body> {

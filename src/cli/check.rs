@@ -70,8 +70,30 @@ fn table(settings: &Settings) {
             );
         }
     }
-    println!("{}", docker_hub(&Directory::new(settings.registries.clone())));
+    let directory = Directory::new(settings.registries.clone()).mirrored(!settings.server.mirror_listen.is_empty());
+    if let Some(note) = hidden(&directory) {
+        println!("{note}");
+    }
+    println!("{}", docker_hub(&directory));
     println!("the configuration is valid");
+}
+
+/// Which namespaces of the default registry cannot be pulled by their name,
+/// because a registry has it.
+fn hidden(directory: &Directory) -> Option<String> {
+    let hiding: Vec<_> = directory
+        .registries()
+        .iter()
+        .filter_map(|registry| directory.hidden_by(registry).map(|default| (registry.name.slug(), default)))
+        .collect();
+    let (_, default) = hiding.first()?;
+    let names: Vec<String> = hiding.iter().map(|(name, _)| format!("{name}/…")).collect();
+    Some(format!(
+        "note: names of registries hide {} of the default registry `{}`; with `mirror_listen` in [server], it has an \
+         address of its own and nothing is hidden there",
+        names.join(", "),
+        default.name
+    ))
 }
 
 /// What a mirror request for docker.io is answered with.

@@ -12,7 +12,7 @@ use super::problem::{ConfigErrors, Place, Problems, nearest};
 use super::registry::Parsed;
 use super::secret::Sources;
 use super::section::{Environment, Found, Section};
-use super::{Addresses, Settings, client, outbound, registry, store, units};
+use super::{Addresses, Settings, client, outbound, registries, registry, store, units};
 use crate::access::{Client, ForeignCredentials, GateSettings, LoginLimits};
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
@@ -23,18 +23,14 @@ use crate::server::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
 use crate::store::{Contents, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
 
-/// The registry that a configuration has for docker.io when it names none. It
-/// is the default unless another one is.
-const IMPLIED: &str = "[[registry]]\nname = \"docker-hub\"\nkind = \"docker-hub\"\n";
-
 /// All there is to read.
 pub(super) struct Input<'a> {
     root: &'a Document<'a>,
     /// Sections of the store, in the form of a file.
     stored: &'a Document<'a>,
-    contents: &'a Contents,
-    environment: &'a Environment,
-    problems: &'a Problems,
+    pub(super) contents: &'a Contents,
+    pub(super) environment: &'a Environment,
+    pub(super) problems: &'a Problems,
     stored_problems: &'a Problems,
 }
 
@@ -74,8 +70,8 @@ pub(super) fn addresses(
         let server = input.table_of(&root, "server");
         let public_url = read_public_url(&server, &read_listen(&server), server.has("tls"));
         let defaults = registry::Defaults { tag_ttl: Duration::ZERO, stale_if_error: Duration::ZERO };
-        let (of_file, implied) = (root.tables("registry"), implies_docker_hub(&root));
-        let registries = read_registries(input, of_file, &mut Vec::new(), defaults, implied, true)?;
+        let (of_file, implied) = (root.tables("registry"), registries::implies_docker_hub(&root));
+        let registries = registries::read(input, of_file, &mut Vec::new(), defaults, implied, true)?;
         Some(Addresses {
             public_url: public_url?,
             registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
@@ -136,7 +132,7 @@ impl<'a> Input<'a> {
     }
 
     /// The stored tables of `[[key]]`.
-    fn stored(&self, key: &'static str) -> Vec<Section<'a>> {
+    pub(super) fn stored(&self, key: &'static str) -> Vec<Section<'a>> {
         Section::new("the store", Some(self.stored), self.environment, self.stored_problems).tables(key)
     }
 }
@@ -151,7 +147,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let sources = Sources { environment: input.environment, stored: None, withheld: false };
     let way = outbound::common(table("upstream"), &limits, &sources);
     let (registry_sections, client_sections) = (root.tables("registry"), root.tables("client"));
-    let docker_hub = implies_docker_hub(&root);
+    let docker_hub = registries::implies_docker_hub(&root);
     root.finish(|_| None);
 
     let tag_ttl = cache.read("tag_ttl", units::duration).unwrap_or(Duration::from_secs(60));
@@ -170,11 +166,11 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let log = read_log(log);
 
     let mut names = Vec::new();
-    let registries = read_registries(input, registry_sections, &mut names, defaults, docker_hub, false)?;
+    let registries = registries::read(input, registry_sections, &mut names, defaults, docker_hub, false)?;
     let pins = check_pins(pins.unwrap_or_default(), &names, problems);
     let certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let clients = read_clients(client_sections.into_iter().chain(input.stored("client")), &names, certificates);
-    if !expose_private && server.listen.iter().any(|address| !address.ip().is_loopback()) {
+    if !expose_private && server.listen.iter().chain(&server.mirror_listen).any(|address| !address.ip().is_loopback()) {
         check_exposure(&registries);
     }
     Some(Settings {
@@ -216,6 +212,18 @@ fn read_listen(server: &Section<'_>) -> Vec<SocketAddr> {
     listen
 }
 
+/// Addresses where the default registry alone answers.
+fn read_mirror_listen(server: &Section<'_>, taken: &[SocketAddr]) -> Vec<SocketAddr> {
+    let found = server.list("mirror_listen", address).unwrap_or_default();
+    for Found { value, place } in &found {
+        if value.port() != 0 && taken.contains(value) {
+            let message = format!("{value} is taken already: a mirror needs an address of its own");
+            server.problems.add(place, message, None);
+        }
+    }
+    found.into_iter().map(|found| found.value).collect()
+}
+
 fn read_public_url(server: &Section<'_>, listen: &[SocketAddr], tls: bool) -> Option<url::Url> {
     let scheme = if tls { "https" } else { "http" };
     let port = listen.first().map_or(5000, SocketAddr::port);
@@ -242,6 +250,7 @@ fn read_server(
         let message = format!("clients pull at {admin_listen} already: administration needs an address of its own");
         problems.add(&admin.place_of("listen"), message, None);
     }
+    let mirror_listen = read_mirror_listen(&server, &[&listen[..], &[admin_listen]].concat());
     let ping = server.read("ping", |text| match text {
         "auto" => Ok(PingMode::Auto),
         "open" => Ok(PingMode::Open),
@@ -287,7 +296,7 @@ fn read_server(
         section.finish(|_| None);
     }
     let (body, ping) = (body.unwrap_or_default(), ping.unwrap_or_default());
-    let settings = ServerSettings { listen, admin_listen, tls, body, ping, limits: read };
+    let settings = ServerSettings { listen, mirror_listen, admin_listen, tls, body, ping, limits: read };
     (settings, public_url, expose_private)
 }
 
@@ -383,89 +392,6 @@ fn read_log(log: Section<'_>) -> LogSettings {
     }
     log.finish(|_| None);
     settings
-}
-
-/// Whether docker.io is answered without being named.
-fn implies_docker_hub(root: &Section<'_>) -> bool {
-    root.flag("docker_hub").is_none_or(|flag| flag.value)
-}
-
-/// The file's registries, the stored ones, and the implied one.
-fn read_registries<'a>(
-    input: &Input<'a>,
-    of_file: Vec<Section<'a>>,
-    names: &mut Vec<RegistryName>,
-    defaults: registry::Defaults,
-    docker_hub: bool,
-    withheld: bool,
-) -> Option<Vec<Parsed<'a>>> {
-    let stored = |name: &RegistryName, field: &str| {
-        let key = (name.slug().to_owned(), field.to_owned());
-        input.contents.secrets.get(&key).map(|stored| stored.secret.clone())
-    };
-    let sources = Sources { environment: input.environment, stored: Some(&stored), withheld };
-    let mut registries: Vec<Parsed<'a>> = Vec::new();
-    let in_file = of_file.len();
-    // A part of docker.io that the file names is all of it that is wanted; one
-    // that is stored later closes nothing that was open.
-    let mut is_named = false;
-    for (index, section) in of_file.into_iter().chain(input.stored("registry")).enumerate() {
-        let problems = section.problems;
-        let Some(parsed) = registry::read(section, &sources, names, defaults) else { continue };
-        for earlier in &registries {
-            let (new, old) = (&parsed.registry, &earlier.registry);
-            if let (Some(place), true) = (&parsed.default_place, old.is_default) {
-                problems.add(
-                    place,
-                    format!("registry `{}` is the default already", old.name),
-                    "only one registry can be it".to_owned(),
-                );
-            }
-            if let Some(host) = new.hosts.iter().find(|host| old.hosts.contains(host)) {
-                problems.add(
-                    &parsed.name_place,
-                    format!("the virtual host {host} belongs to registry `{}` already", old.name),
-                    None,
-                );
-            }
-        }
-        let registry = &parsed.registry;
-        is_named |= registry.serves_docker_hub() && (index < in_file || registry.prefix.is_none());
-        registries.push(parsed);
-    }
-    if docker_hub
-        && !is_named
-        && let Some(parsed) = implied(input, names, defaults)
-    {
-        // Last among equals where there are others; where it is the only one
-        // of the file, it stands where the file's would.
-        let at = if in_file == 0 { 0 } else { registries.len() };
-        registries.insert(at, parsed);
-    }
-    if !registries.iter().any(|parsed| parsed.registry.is_default)
-        && let Some(hub) = registries
-            .iter_mut()
-            .find(|Parsed { registry, .. }| registry.serves_docker_hub() && registry.prefix.is_none())
-    {
-        hub.registry.is_default = true;
-    }
-    Some(registries)
-}
-
-/// Docker Hub, anonymous; unless something stored is called so.
-fn implied<'a>(input: &Input<'a>, names: &mut Vec<RegistryName>, defaults: registry::Defaults) -> Option<Parsed<'a>> {
-    if names.iter().any(|name| name.matches("docker-hub")) {
-        return None;
-    }
-    let problems = Problems::of(None);
-    let document = DeTable::parse(IMPLIED).ok()?;
-    let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
-    let root = Section::new("the defaults", Some(&root), input.environment, &problems);
-    let sources = Sources { environment: input.environment, stored: None, withheld: false };
-    let parsed = registry::read(root.tables("registry").into_iter().next()?, &sources, names, defaults)?;
-    let Parsed { mut registry, way, name_place, default_place, access_place, .. } = parsed;
-    registry.is_implied = true;
-    Some(Parsed { registry, way, name_place, default_place, access_place, problems: input.problems })
 }
 
 fn read_clients<'a>(

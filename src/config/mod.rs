@@ -11,6 +11,7 @@ mod excerpt;
 mod load;
 mod outbound;
 mod problem;
+mod registries;
 mod registry;
 mod secret;
 mod section;

@@ -4,16 +4,18 @@
 //! its end. A change that is not sound as a whole changes nothing.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
+use super::names::Names;
 use crate::access::{Client, ClientRecord, Gate, ProofRecord};
-use crate::admin::document::{RegistryEntry, Reloaded, SecretEntry};
+use crate::admin::document::{RegistryEntry, Reloaded, RetiredEntry, SecretEntry};
 use crate::admin::{Operator, Refused, RegistryChange};
 use crate::config::{ChangeError, ConfigErrors, Configuration, Refusal, Settings};
 use crate::pull::Puller;
-use crate::registry::{AccessMode, Directory, Registry};
+use crate::registry::{AccessMode, Directory, Registry, RetiredName};
 use crate::store::SectionKind;
 use crate::telemetry::{Audit, Event};
 
@@ -34,6 +36,7 @@ pub(super) struct Running {
     pub(super) puller: Arc<Puller>,
     pub(super) gate: Arc<Gate>,
     pub(super) audit: Arc<Audit>,
+    pub(super) names: Mutex<Names>,
 }
 
 /// What a change of takes a restart, by what it is called.
@@ -65,12 +68,16 @@ impl Live {
     /// Puts registries and clients in force.
     fn apply(&self, settings: Settings) -> Result<(), Refused> {
         let Settings { registries, clients, .. } = settings;
-        if let Some(Running { puller, gate, .. }) = &self.running {
+        let mut retired = Vec::new();
+        if let Some(Running { puller, gate, names, .. }) = &self.running {
             let replaced = puller.replace_registries(&registries);
             replaced.map_err(|(registry, cause)| Refused::Unsound(format!("registry `{registry}`: {cause}")))?;
             gate.replace(clients);
+            retired = names.lock().unwrap_or_else(PoisonError::into_inner).update(&registries, SystemTime::now());
         }
-        self.directory.store(Arc::new(Directory::new(registries)));
+        // Where it listens counts from the start on.
+        let mirrored = self.directory.load().is_mirrored();
+        self.directory.store(Arc::new(Directory::new(registries).mirrored(mirrored).without(retired)));
         Ok(())
     }
 
@@ -94,6 +101,7 @@ impl Live {
                 AccessMode::Grants => "grants".to_owned(),
             },
             default: registry.is_default,
+            hides: self.directory.load().hidden_by(registry).map(|default| default.name.display().to_owned()),
             has_credential: !registry.credential.is_anonymous(),
             stored: section.is_some(),
             settings: section.and_then(|section| serde_json::to_value(&section.keys).ok()?.as_object().cloned()),
@@ -173,6 +181,16 @@ impl Operator for Live {
         let guard = self.lock();
         let Some(configuration) = guard.as_ref() else { return Vec::new() };
         self.directory.load().registries().iter().map(|registry| self.entry(configuration, registry)).collect()
+    }
+
+    fn retired_names(&self) -> Vec<RetiredEntry> {
+        let directory = self.directory.load();
+        let seconds = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let entry = |retired: &RetiredName| RetiredEntry {
+            address: retired.slug.clone(),
+            until: crate::admin::timestamp(seconds(retired.until)),
+        };
+        directory.retired().iter().map(entry).collect()
     }
 
     fn registry(&self, name: &str) -> Result<RegistryEntry, Refused> {

@@ -5,10 +5,11 @@
 //! the order that loses nothing.
 
 mod live;
+mod names;
 
 use std::net::SocketAddr;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
@@ -17,6 +18,7 @@ use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
 use self::live::{Live, Running};
+use self::names::Names;
 use crate::access::{Gate, Links, TokenKey};
 use crate::admin::{Admin, Operator, Readings};
 use crate::api::{Api, Reached};
@@ -34,7 +36,8 @@ const LAST_TASKS: Duration = Duration::from_millis(300);
 
 /// Changes what is stored where no proxy runs.
 pub fn offline(configuration: Configuration, settings: Settings) -> Box<dyn Operator> {
-    let directory = Arc::new(ArcSwap::from_pointee(Directory::new(settings.registries.clone())));
+    let directory = Directory::new(settings.registries.clone()).mirrored(!settings.server.mirror_listen.is_empty());
+    let directory = Arc::new(ArcSwap::from_pointee(directory));
     Box::new(Live::new(Some(configuration), directory, None, live::fixed(&settings)))
 }
 
@@ -88,12 +91,16 @@ impl Proxy {
         let fixed = live::fixed(&settings);
         kernel::raise_file_limit();
         let (links_path, tags_path) = (settings.cache.dir.join("links.redb"), settings.cache.dir.join("tags.redb"));
+        let names_path = settings.cache.dir.join("names.json");
         let cache = Cache::open(settings.cache)?;
+        let mut names = Names::open(names_path, cache.is_writer());
         let (links, tags) = match cache.is_writer() {
             true => (Links::open(&links_path), Tags::open(&tags_path)),
             false => (Links::in_memory(), Tags::in_memory()),
         };
-        let directory = Directory::new(settings.registries.clone());
+        let directory = Directory::new(settings.registries.clone())
+            .mirrored(!settings.server.mirror_listen.is_empty())
+            .without(names.update(&settings.registries, SystemTime::now()));
         match directory.of_docker_hub() {
             Some(registry) => {
                 info!(registry = %registry.name, implied = registry.is_implied, "docker.io is answered by a registry");
@@ -137,7 +144,8 @@ impl Proxy {
         let admin_address = listener.local_addr().ok();
         let server = Server::start(&settings.server, Arc::new(api))?;
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let running = Running { puller: Arc::clone(&puller), gate, audit: Arc::clone(&audit) };
+        let running =
+            Running { puller: Arc::clone(&puller), gate, audit: Arc::clone(&audit), names: Mutex::new(names) };
         let live = Live::new(configuration, Arc::clone(&directory), Some(running), fixed);
         let operator: Arc<dyn Operator> = Arc::new(live);
         let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator), audit);

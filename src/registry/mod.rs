@@ -20,7 +20,7 @@ mod pattern;
 mod through;
 
 pub use credential::{AwsKey, Credential, EntraApp, GoogleKey, HelperName, Secret, Source};
-pub use directory::{Address, AddressHint, Directory, DirectoryError, Resolved};
+pub use directory::{Address, AddressHint, Directory, DirectoryError, Door, Resolved, RetiredName};
 pub use docker_config::{Entry, NoEntry, Server, find as find_login};
 pub use form::{Connection, Form, FormError, Value};
 pub use image::{ImageLocation, InvalidReference, split_image};

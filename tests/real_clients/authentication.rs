@@ -66,6 +66,20 @@ fn docker_login_beside_an_open_default_fails_when_wrong_and_pulls_when_right() {
 }
 
 #[test]
+fn docker_pulls_from_a_mirror_of_its_own_and_by_name_from_the_other_listener() {
+    let clients = with_password("ci", PASSWORD, "my-example-registry/**");
+    let server = "mirror_listen = \"127.0.0.1:0\"\n".to_owned();
+    let Some(stage) = Stage::guarded(Guard { server, clients, beside_open: true }) else { return };
+    let docker = Docker::start(&json!({"registry-mirrors": [stage.mirror_alone()]}));
+    docker.pull(&format!("{APP}:1")).expect_ok();
+    assert_eq!(docker.run(&format!("{APP}:1")), GREETING);
+    let host = stage.address();
+    docker.pull(&format!("{host}/open-example/{APP}:1")).expect_ok();
+    docker.pull(&format!("{host}/{APP}:1")).expect_error();
+    stage.assert_fetched_once(APP, &stage.app);
+}
+
+#[test]
 fn podman_and_skopeo_pull_what_is_open_without_a_login_and_the_rest_with_one() {
     let Some(stage) = beside_an_open_one() else { return };
     let (host, private) = (stage.address().to_string(), stage.named("team/app:1"));

@@ -85,8 +85,8 @@ impl Stage {
         let mut process = Daemon::start(env!("CARGO_BIN_EXE_transship"), self.dir.path(), |command| {
             command.arg("serve").arg("--config").arg(&config).env(PASSWORD, SECRET);
         });
-        process.wait_until(|log| listening(log).is_some());
-        let address = listening(&process.log()).unwrap();
+        process.wait_until(|log| listening(log, "data").is_some());
+        let address = listening(&process.log(), "data").unwrap();
         self.proxy = Some(Proxy { _process: process, address });
     }
 
@@ -103,6 +103,11 @@ impl Stage {
     /// The name by which a client pulls `image` directly from the proxy.
     pub(super) fn named(&self, image: &str) -> String {
         format!("{}/{NAME}/{image}", self.address())
+    }
+
+    /// Where the default registry alone answers, as `registry-mirrors` has it.
+    pub(super) fn mirror_alone(&self) -> String {
+        format!("http://{}", listening(&self.log(), "mirror").unwrap())
     }
 
     /// What the proxy has logged.
@@ -182,11 +187,11 @@ namespace = "public"
     }
 }
 
-/// The address of the data listener, once the log tells it.
-fn listening(log: &str) -> Option<SocketAddr> {
+/// The address of a listener, once the log tells it.
+fn listening(log: &str, listener: &str) -> Option<SocketAddr> {
     log.lines().find_map(|line| {
         let event: serde_json::Value = serde_json::from_str(line).ok()?;
-        let data = event["message"] == "listening" && event["listener"] == "data";
-        data.then(|| event["address"].as_str()?.parse().ok())?
+        let this = event["message"] == "listening" && event["listener"] == listener;
+        this.then(|| event["address"].as_str()?.parse().ok())?
     })
 }

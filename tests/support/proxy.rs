@@ -168,6 +168,12 @@ impl Proxy {
         self.running.as_ref().unwrap().data
     }
 
+    /// Where the default registry alone answers.
+    pub(crate) fn mirror(&self) -> SocketAddr {
+        assert!(eventually(|| listening(&self.log(), "mirror").is_some()));
+        listening(&self.log(), "mirror").unwrap()
+    }
+
     /// Where health and metrics are.
     pub(crate) fn admin(&self) -> SocketAddr {
         self.running.as_ref().unwrap().admin
