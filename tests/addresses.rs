@@ -52,7 +52,7 @@ fn an_answer_found_by_ns_says_so_and_others_do_not() {
 }
 
 #[test]
-fn the_path_comes_before_ns_and_ns_before_the_virtual_host() {
+fn ns_comes_before_a_name_in_the_path_and_before_the_virtual_host() {
     let (first, second) = (Upstream::start(), Upstream::start());
     let digest = first.blob("app", &noise(2, 1000));
     let other = second.blob("app", &noise(3, 1000));
@@ -62,7 +62,10 @@ fn the_path_comes_before_ns_and_ns_before_the_virtual_host() {
         .start();
     let ns = second.address();
     let ask = |target: String| proxy.get_with(&target, &[("Host", "two.example")]).status;
-    assert_eq!(ask(format!("/v2/first/app/blobs/{digest}?ns={ns}")), 200);
+    // The name of another registry is then no more than a namespace of this one.
+    assert_eq!(ask(format!("/v2/first/app/blobs/{digest}?ns={ns}")), 404);
+    assert_eq!(ask(format!("/v2/second/app/blobs/{other}?ns={ns}")), 200);
+    assert_eq!(ask(format!("/v2/first/app/blobs/{digest}")), 200);
     assert_eq!(ask(format!("/v2/app/blobs/{other}?ns={}", first.address())), 404);
     assert_eq!(ask(format!("/v2/app/blobs/{digest}?ns={}", first.address())), 200);
     assert_eq!(ask(format!("/v2/app/blobs/{other}")), 200);
@@ -103,7 +106,12 @@ fn a_name_is_checked_against_the_image_it_is_used_with() {
         let answer = proxy.get(&target);
         assert_eq!(answer.status, 404, "{target}");
     }
-    let to_others = upstream.requests().iter().filter(|request| !request.target.contains("/team/")).count();
+    // What is asked for lies below what the registry is for.
+    let to_others = upstream
+        .requests()
+        .iter()
+        .filter(|request| request.target.contains("/blobs/") && !request.target.starts_with("/v2/team/"))
+        .count();
     assert_eq!(to_others, 0, "{:?}", upstream.requests());
 }
 
@@ -158,4 +166,45 @@ fn a_mirror_asked_for_docker_hub_by_name_answers_as_one_asked_without() {
     assert_eq!(proxy.get("/v2/library/alpine/manifests/3").body, ours);
     assert_eq!(proxy.get("/v2/library/alpine/manifests/3?ns=quay.io").status, 404);
     assert_eq!(upstream.connections(), 0);
+}
+
+#[test]
+fn v2_twice_a_root_dot_and_a_namespace_in_a_header_are_understood() {
+    let (first, second) = (Upstream::start(), Upstream::start());
+    let digest = first.blob("my.group/app", &noise(2, 1000));
+    let other = second.blob("app", &noise(3, 1000));
+    let proxy = Setup::new()
+        .registry("first", &first, "hosts = [\"one.example\"]")
+        .registry("second", &second, "default = true")
+        .start();
+    let ask = |target: &str, headers: &[(&str, &str)]| proxy.get_with(target, headers).status;
+    // From clients that put `/v2` behind an address that has it.
+    assert_eq!(ask(&format!("/v2/second/v2/app/blobs/{other}"), &[]), 200);
+    assert_eq!(ask("/v2/second/v2/", &[]), 200);
+    assert_eq!(ask("/v2/nobody/v2/", &[]), 404);
+    // A repository may begin like a host, once it is known whose it is.
+    let blob = format!("/v2/my.group/app/blobs/{digest}");
+    let ns = first.address().to_string();
+    assert_eq!(ask(&format!("{blob}?ns={ns}"), &[]), 200);
+    assert_eq!(ask(&format!("/v2/first/my.group/app/blobs/{digest}"), &[]), 200);
+    assert_eq!(ask(&blob, &[("Host", "one.example.")]), 200);
+    assert_eq!(ask(&blob, &[]), 404, "nobody has said whose it is");
+    assert_eq!(ask(&blob, &[("OCI-Namespace", &ns)]), 200);
+    assert_eq!(ask(&format!("{blob}?ns={ns}"), &[("OCI-Namespace", "another.example")]), 400);
+    assert_eq!(ask(&blob, &[("OCI-Namespace", "unknown.example")]), 404);
+}
+
+#[test]
+fn web_pages_are_given_nothing() {
+    let upstream = Upstream::start();
+    upstream.image("library/alpine", "3", &[]);
+    let proxy = Setup::open(&upstream).start();
+    let ask = |headers: &[(&str, &str)]| proxy.get_with("/v2/library/alpine/manifests/3", headers).status;
+    assert_eq!(ask(&[]), 200);
+    // A name that somebody else made to point here.
+    assert_eq!(ask(&[("Host", "evil.example")]), 403);
+    assert_eq!(ask(&[("Host", "evil.example:5000")]), 403);
+    assert_eq!(ask(&[("Origin", "http://evil.example")]), 403);
+    assert_eq!(ask(&[("Sec-Fetch-Site", "cross-site")]), 403);
+    assert_eq!(ask(&[("Sec-Fetch-Site", "none")]), 200);
 }

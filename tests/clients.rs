@@ -327,7 +327,7 @@ fn from(source: &str, proxy: SocketAddr, target: &str, authorization: Option<&st
     connect(&socket, &proxy).unwrap();
     let mut wire = TcpStream::from(socket);
     let authorization = authorization.map_or(String::new(), |value| format!("Authorization: {value}\r\n"));
-    write!(wire, "GET {target} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n{authorization}\r\n").unwrap();
+    write!(wire, "GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n{authorization}\r\n").unwrap();
     let mut answer = Vec::new();
     wire.read_to_end(&mut answer).unwrap();
     String::from_utf8_lossy(&answer)[9..12].parse().unwrap()

@@ -179,15 +179,20 @@ fn g8_g14_what_is_no_manifest_or_not_the_one_it_says_is_refused() {
 }
 
 #[test]
-fn g11_a_compressed_body_is_refused_and_not_decoded() {
+fn g11_whatever_is_said_of_an_encoding_the_digest_decides() {
     let (upstream, proxy, digest) = start();
-    upstream.image("app", "1", &[]);
-    upstream.rule(|_, answer| answer.header("Content-Encoding", "gzip"));
+    let manifest = upstream.image("app", "1", &[]);
+    // A body that really is compressed is refused, not decoded.
+    upstream.rule(|_, answer| answer.header("Content-Encoding", "gzip").flip(0));
     assert_broken(&pull(&proxy, &digest));
     assert_eq!(proxy.get("/v2/app/manifests/1").status, 502);
-    upstream.clear_rules();
-    upstream.rule(|_, answer| answer.header("Content-Encoding", "identity"));
-    pull(&proxy, &digest).assert_content(&digest);
+    for label in ["gzip", "x-gzip", "aws-chunked", "binary", "identity", ""] {
+        let (upstream, proxy, digest) = start();
+        upstream.image("app", "1", &[]);
+        upstream.rule(move |_, answer| answer.header("Content-Encoding", label));
+        pull(&proxy, &digest).assert_content(&digest);
+        assert_eq!(proxy.get("/v2/app/manifests/1").body, manifest, "{label}");
+    }
 }
 
 #[test]
@@ -342,4 +347,20 @@ fn g17_the_empty_blob_is_a_blob() {
     }
     assert_eq!(proxy.wait_for_blobs(1), 1);
     assert_eq!(upstream.count("GET", "/blobs/"), 1);
+}
+
+#[test]
+fn a_refusal_of_upstream_keeps_its_sense() {
+    for (theirs, ours) in [(400, 404), (402, 403), (405, 404), (410, 404), (451, 403)] {
+        let (upstream, proxy, _) = start();
+        upstream.image("app", "1", &[]);
+        let blob = upstream.blob("app", b"something");
+        upstream.rule(move |_, _| Answer::status(theirs));
+        for target in ["/v2/app/manifests/1".to_owned(), format!("/v2/app/blobs/{blob}")] {
+            let answer = proxy.get(&target);
+            assert_eq!(answer.status, ours, "{theirs} {target}");
+            let said = String::from_utf8_lossy(&answer.body).into_owned();
+            assert!(said.contains(&theirs.to_string()), "{theirs} {target}: {said}");
+        }
+    }
 }

@@ -65,7 +65,7 @@ fn several_blobs_on_one_connection_do_not_mix() {
     // All requests at once, before any answer is read.
     let mut wire = http::connect(proxy.address());
     for target in &targets {
-        wire.write_all(format!("GET {target} HTTP/1.1\r\nHost: proxy\r\n\r\n").as_bytes()).unwrap();
+        wire.write_all(format!("GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
     }
     for expected in &blobs {
         let mut head = Vec::new();
@@ -127,7 +127,8 @@ fn d9_what_is_no_tls_on_a_tls_listener_is_closed_and_the_next_client_is_served()
     let proxy = Setup::open(&upstream).sections(&tls).sections("[limits]\ntls_handshake_timeout = \"1s\"\n").start();
     let garbage = noise(1, 1000);
     // A record of one byte, and the first bytes of a hello that never ends.
-    let hello: &[&[u8]] = &[b"GET /v2/ HTTP/1.1\r\nHost: a\r\n\r\n", &garbage, b"\x16\x03\x01\x00\x01\x01", b"\x16"];
+    let hello: &[&[u8]] =
+        &[b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\n\r\n", &garbage, b"\x16\x03\x01\x00\x01\x01", b"\x16"];
     for bytes in hello {
         let answer = http::raw(proxy.address(), bytes);
         assert!(!answer.starts_with(b"HTTP/1.1 200"));

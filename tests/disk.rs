@@ -317,7 +317,7 @@ fn f16_without_file_handles_it_refuses_some_and_recovers() {
     std::thread::sleep(std::time::Duration::from_millis(300));
     idle.clear();
     assert!(eventually(|| {
-        let answer = http::raw(proxy.address(), b"GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n");
+        let answer = http::raw(proxy.address(), b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
         answer.starts_with(b"HTTP/1.1 200")
     }));
     pull(&proxy, &digest);

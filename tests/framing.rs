@@ -35,7 +35,7 @@ fn assert_refused(requests: &[String], statuses: &[&str]) {
 }
 
 fn with(headers: &str) -> String {
-    format!("GET {{target}} HTTP/1.1\r\nHost: proxy\r\n{headers}\r\n")
+    format!("GET {{target}} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n")
 }
 
 #[test]
@@ -62,7 +62,7 @@ fn d2_d3_ambiguous_framing_is_refused() {
             with("Content-Length: 5, 6\r\n") + "hello",
             with("Content-Length: 5\r\nContent-Length: 6\r\n") + "hello!",
             with("Content-Length: 18446744073709551616\r\n"),
-            "GET {target} HTTP/1.0\r\nHost: proxy\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
+            "GET {target} HTTP/1.0\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n".into(),
             with("X-Folded: a\r\n b\r\n"),
             with("X Space: a\r\n"),
             with("X-Nul: a\0b\r\n"),
@@ -77,7 +77,7 @@ fn d4_an_upgrade_is_not_taken_up() {
     let (_, proxy, target) = start();
     for upgrade in ["h2c", "websocket"] {
         let request =
-            format!("GET {target} HTTP/1.1\r\nHost: proxy\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n");
+            format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: Upgrade\r\nUpgrade: {upgrade}\r\n\r\n");
         let answer = String::from_utf8_lossy(&raw(proxy.address(), request.as_bytes())).into_owned();
         assert!(answer.starts_with("HTTP/1.1 200"), "{answer:.200}");
     }
@@ -87,7 +87,10 @@ fn d4_an_upgrade_is_not_taken_up() {
 fn d5_too_much_of_everything_is_refused() {
     let many: String = (0..101).map(|n| format!("X-{n}: x\r\n")).collect();
     assert_refused(&[with(&many), with(&format!("X-Long: {}\r\n", "x".repeat(17 * 1024)))], &["431", "closed"]);
-    assert_refused(&[format!("GET /v2/{}/tags/list HTTP/1.1\r\nHost: proxy\r\n\r\n", "a".repeat(5 * 1024))], &["414"]);
+    assert_refused(
+        &[format!("GET /v2/{}/tags/list HTTP/1.1\r\nHost: localhost\r\n\r\n", "a".repeat(5 * 1024))],
+        &["414"],
+    );
 }
 
 #[test]
@@ -110,7 +113,7 @@ fn d7_a_client_that_does_not_read_is_left_after_a_while() {
     let digest = upstream.blob("app", &noise(2, 32 << 20));
     let proxy = Setup::open(&upstream).sections("[limits]\nwrite_stall_timeout = \"1s\"\n").start();
     let mut idle = connect(proxy.address());
-    idle.write_all(format!("GET /v2/app/blobs/{digest} HTTP/1.1\r\nHost: proxy\r\n\r\n").as_bytes()).unwrap();
+    idle.write_all(format!("GET /v2/app/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
     std::thread::sleep(Duration::from_secs(3));
     let mut got = Vec::new();
     let _ = idle.read_to_end(&mut got);
@@ -123,8 +126,8 @@ fn several_requests_on_one_connection_are_answered_in_order() {
     let (upstream, proxy, target) = start();
     let other = upstream.blob("app", b"other");
     let requests = format!(
-        "GET {target} HTTP/1.1\r\nHost: a\r\n\r\nHEAD {target} HTTP/1.1\r\nHost: a\r\n\r\n\
-         GET /v2/app/blobs/{other} HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        "GET {target} HTTP/1.1\r\nHost: localhost\r\n\r\nHEAD {target} HTTP/1.1\r\nHost: localhost\r\n\r\n\
+         GET /v2/app/blobs/{other} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n"
     );
     let answer = raw(proxy.address(), requests.as_bytes());
     let text = String::from_utf8_lossy(&answer);
@@ -140,8 +143,11 @@ fn connections_beyond_the_bound_do_not_stop_the_others() {
     std::thread::sleep(Duration::from_millis(200));
     drop(idle);
     assert!(crate::support::proxy::eventually(|| {
-        String::from_utf8_lossy(&raw(proxy.address(), b"GET /v2/ HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"))
-            .starts_with("HTTP/1.1 200")
+        String::from_utf8_lossy(&raw(
+            proxy.address(),
+            b"GET /v2/ HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n",
+        ))
+        .starts_with("HTTP/1.1 200")
     }));
 }
 
@@ -156,7 +162,7 @@ fn f44_clients_that_reset_their_connections_anywhere_leave_nothing_behind() {
     let mut random = fastrand::Rng::with_seed(44);
     for n in 0..1000 {
         let stream = connect(proxy.address());
-        let request = format!("GET {} HTTP/1.1\r\nHost: a\r\n\r\n", target(n));
+        let request = format!("GET {} HTTP/1.1\r\nHost: localhost\r\n\r\n", target(n));
         // Anywhere in the request, or in what comes back.
         let sent = random.usize(..=request.len());
         (&stream).write_all(&request.as_bytes()[..sent]).unwrap();

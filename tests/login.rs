@@ -148,11 +148,16 @@ fn the_realm_is_the_public_url_or_the_host_that_this_client_has_named() {
     let expected = "Bearer realm=\"https://proxy.example/token\",service=\"proxy.example\"";
     assert_eq!(configured.challenge("/v2/", ""), expected);
     let stage = stage("");
-    let spoofed =
-        http::raw(stage.proxy.address(), b"GET /v2/ HTTP/1.1\r\nHost: evil.example\r\nConnection: close\r\n\r\n");
-    let spoofed = String::from_utf8_lossy(&spoofed).to_lowercase();
-    assert!(spoofed.contains("realm=\"http://evil.example/token\"") && spoofed.contains("cache-control: no-store"));
-    assert!(!stage.challenge("/v2/", "").contains("evil"));
+    let ask = |host: &str| {
+        let request = format!("GET /v2/ HTTP/1.1\r\nHost: {host}\r\nConnection: close\r\n\r\n");
+        let answer = http::raw(stage.proxy.address(), request.as_bytes());
+        String::from_utf8_lossy(&answer).to_lowercase()
+    };
+    let other = ask("localhost:81");
+    assert!(other.contains("realm=\"http://localhost:81/token\"") && other.contains("cache-control: no-store"));
+    // A name that somebody else made to point here is told nothing at all.
+    assert!(!ask("evil.example").contains("www-authenticate"));
+    assert!(!stage.challenge("/v2/", "").contains("localhost:81"));
 }
 
 #[test]

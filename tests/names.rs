@@ -18,7 +18,7 @@ const HEX: &str = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b
 fn verdict(proxy: &Proxy, target: &[u8]) -> (u16, String) {
     let mut request = b"GET ".to_vec();
     request.extend_from_slice(target);
-    request.extend_from_slice(b" HTTP/1.1\r\nHost: proxy\r\nConnection: close\r\n\r\n");
+    request.extend_from_slice(b" HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
     let answer = http::raw(proxy.address(), &request);
     let text = String::from_utf8_lossy(&answer);
     let status = text.get(9..12).and_then(|status| status.parse().ok()).unwrap_or(0);

@@ -172,6 +172,24 @@ fn a_registry_that_asks_for_a_certificate_is_shown_ours() {
 }
 
 #[test]
+fn where_a_registry_redirects_to_is_not_shown_its_certificate() {
+    let storage = Tls::start("127.0.0.1", true);
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(2, 50_000));
+    storage.upstream.blob("app", &noise(2, 50_000));
+    upstream.redirect_blobs(&storage.upstream);
+    let identity = format!(
+        "ca = \"{}\"\nclient_certificate = \"{}\"\nclient_key = \"{}\"\nredirect_origins = [\"{}\"]",
+        storage.path("server.crt"),
+        storage.path("client.crt"),
+        storage.path("client.key"),
+        storage.upstream.origin(),
+    );
+    let answer = plain(&upstream, "", &identity).get(&format!("/v2/app/blobs/{digest}"));
+    assert_eq!((answer.status, storage.upstream.requests().len()), (502, 0));
+}
+
+#[test]
 fn a_registry_at_an_ipv6_address_is_reached_where_it_is_allowed() {
     let upstream = Upstream::start_at("[::1]:0");
     upstream.image("app", "1", &[]);

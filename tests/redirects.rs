@@ -238,3 +238,30 @@ fn x9_a_certificate_that_is_not_right_ends_the_connection() {
     assert_eq!(over_tls(&["registry.example"], false, true), 502, "another name");
     assert_eq!(over_tls(&["127.0.0.1"], true, true), 502, "expired");
 }
+
+#[test]
+fn once_elsewhere_nobody_is_sent_back_with_the_credential() {
+    let (upstream, storage, proxy, digest) = start();
+    let back = format!("{}/v2/hr/payroll/blobs/{digest}", upstream.origin());
+    storage.rule(move |_, _| Answer::status(307).header("Location", back.clone()));
+    upstream.blob("hr/payroll", &noise(1, 100_000));
+    upstream.forget();
+    assert_ne!(proxy.get(&format!("/v2/app/blobs/{digest}")).status, 200);
+    let elsewhere: Vec<_> =
+        upstream.requests().into_iter().filter(|request| request.target.contains("payroll")).collect();
+    assert!(!elsewhere.is_empty(), "it was led there");
+    assert!(elsewhere.iter().all(|request| request.header("authorization").is_none()), "{elsewhere:?}");
+}
+
+#[test]
+fn a_limit_of_where_a_redirect_leads_is_no_limit_of_the_registry() {
+    let (upstream, storage, proxy, digest) = start();
+    upstream.image("app", "1", &[]);
+    storage.rule(|_, _| Answer::status(429).header("Retry-After", "60"));
+    let blob = format!("/v2/app/blobs/{digest}");
+    assert_eq!(proxy.get(&blob).status, 429);
+    let asked = storage.requests().len();
+    assert_eq!(proxy.get(&blob).status, 429);
+    assert_eq!(storage.requests().len(), asked, "it is left alone until then");
+    assert_eq!(proxy.get("/v2/app/manifests/1").status, 200);
+}

@@ -348,3 +348,67 @@ fn h2_a_store_that_others_could_read_or_that_has_lost_its_key_is_not_opened() {
     std::fs::set_permissions(store.join("key"), std::fs::Permissions::from_mode(0o600)).unwrap();
     start().expect_ok();
 }
+
+#[test]
+fn a_document_names_no_source_and_a_stored_secret_goes_nowhere_new() {
+    let (_upstream, proxy) = start();
+    let (provider, other) = (provider(OLD), provider(OLD));
+    add(&proxy, "My-Team", &provider, OLD);
+    let secret_file = proxy.cache().join("canary");
+    std::fs::write(&secret_file, "c4nary").unwrap();
+    for source in [
+        json!({ "file": secret_file.display().to_string() }),
+        json!({ "env": "PATH" }),
+        json!({ "docker_config": "/root/.docker/config.json" }),
+        json!({ "helper": "ecr-login" }),
+    ] {
+        let mut form = form("Other", &other.registry.origin(), OLD);
+        form["settings"]["password"] = source.clone();
+        form["secrets"] = json!({});
+        let mut own = form.clone();
+        own["settings"]["name"] = json!("My-Team");
+        for (method, path, document) in [
+            ("POST", "registries", &form),
+            ("POST", "registries/test", &json!({ "form": form })),
+            ("PUT", "registries/my-team", &own),
+            ("POST", "registries/my-team/test", &json!({ "form": own })),
+        ] {
+            let answer = ask(&proxy, method, path, document);
+            let said = String::from_utf8_lossy(&answer.body);
+            assert_eq!(answer.status, 400, "{method} {path} {source}: {said}");
+            assert!(said.contains("configuration file") && !said.contains("c4nary"), "{said}");
+        }
+    }
+    // Elsewhere, and through somebody else.
+    let moves = [
+        ("url", json!(other.registry.origin())),
+        ("endpoints", json!([other.registry.origin()])),
+        ("token_realms", json!([other.registry.origin()])),
+        ("proxy", json!("http://127.0.0.1:9")),
+        ("kind", json!("gitlab")),
+        ("insecure", json!(false)),
+        ("allow_private", json!(["127.0.0.0/8", "10.0.0.0/8"])),
+    ];
+    for (key, value) in moves {
+        let mut settings = settings("My-Team", &provider.registry.origin());
+        settings[key] = value;
+        let document = json!({ "settings": settings, "secrets": {} });
+        for (method, path, document) in [
+            ("PUT", "registries/my-team", document.clone()),
+            ("POST", "registries/my-team/test", json!({ "form": document })),
+        ] {
+            let answer = ask(&proxy, method, path, &document);
+            let said = String::from_utf8_lossy(&answer.body);
+            assert_eq!(answer.status, 400, "{key} {path}: {said}");
+            assert!(said.contains("`password`") && said.contains("again"), "{said}");
+        }
+    }
+    assert_eq!(other.registry.connections(), 0, "nothing has left");
+    // What stays where it is needs no secret; what moves with it does.
+    let mut stays = settings("My-Team", &provider.registry.origin());
+    stays["tag_ttl"] = json!("5s");
+    let answer = ask(&proxy, "PUT", "registries/my-team", &json!({ "settings": stays, "secrets": {} }));
+    assert_eq!(answer.status, 200, "{}", String::from_utf8_lossy(&answer.body));
+    let moved = form("My-Team", &other.registry.origin(), OLD);
+    assert_eq!(ask(&proxy, "PUT", "registries/my-team", &moved).status, 200);
+}

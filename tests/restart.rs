@@ -3,7 +3,7 @@
 
 use crate::support::digest::noise;
 use crate::support::http;
-use crate::support::proxy::{Proxy, Setup};
+use crate::support::proxy::{Proxy, Setup, eventually};
 use crate::support::upstream::{Event, Gate, Upstream};
 
 const SIZE: usize = 8 << 20;
@@ -202,4 +202,26 @@ fn a_first_start_that_was_killed_while_it_wrote_the_version_is_no_obstacle() {
     std::fs::write(proxy.cache().join("VERSION"), "").unwrap();
     proxy.restart();
     proxy.get(&format!("/v2/app/blobs/{digest}")).assert_content(&digest);
+}
+
+#[test]
+fn a_process_that_starts_beside_another_takes_its_directory_over() {
+    let (upstream, old, digest) = start();
+    let target = format!("/v2/app/blobs/{digest}");
+    old.get(&target).assert_content(&digest);
+    old.wait_for_blobs(1);
+    let cache = old.cache().display().to_string();
+    let new = Setup::open(&upstream).environment("TRANSSHIP_CACHE_DIR", &cache).start();
+    new.get(&target).assert_content(&digest);
+    let later = upstream.blob("app", &noise(2, SIZE));
+    let later_target = format!("/v2/app/blobs/{later}");
+    // The directory itself stays when the old one is gone.
+    let mut old = old;
+    old.stop();
+    assert!(eventually(|| new.log().contains("is taken over")));
+    upstream.forget();
+    new.get(&later_target).assert_content(&later);
+    assert!(eventually(|| new.metric("transship_cache_blobs") >= 2.0), "it has taken stock, and adds to it");
+    new.get(&later_target).assert_content(&later);
+    assert_eq!(upstream.count("GET", "/blobs/"), 1);
 }

@@ -13,7 +13,7 @@ use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -92,7 +92,7 @@ enum Change {
 /// All links of this process.
 pub struct Links {
     recent: moka::sync::Cache<Key, Link>,
-    stored: Option<Stored>,
+    stored: OnceLock<Stored>,
     /// How often links were revoked: what was read before is not kept.
     revoked: AtomicU64,
 }
@@ -106,12 +106,22 @@ struct Stored {
 impl Links {
     /// Links kept in memory only.
     pub fn in_memory() -> Links {
-        Links { recent: moka::sync::Cache::new(RECENT), stored: None, revoked: AtomicU64::new(0) }
+        Links { recent: moka::sync::Cache::new(RECENT), stored: OnceLock::new(), revoked: AtomicU64::new(0) }
     }
 
     /// Links kept in the file `path`. A file that cannot be used is replaced;
     /// where that fails too, links are kept in memory.
     pub fn open(path: &Path) -> Links {
+        let links = Links::in_memory();
+        links.keep_in(path);
+        links
+    }
+
+    /// Keeps links in the file `path` from now on, those that are known too.
+    pub fn keep_in(&self, path: &Path) {
+        if self.stored.get().is_some() {
+            return;
+        }
         let database = Database::create(path).or_else(|error| {
             warn!(path = %path.display(), %error, "the index of links cannot be used, starting a new one");
             // A missing file is as good as a removed one.
@@ -119,13 +129,18 @@ impl Links {
             Database::create(path)
         });
         let stored = match database {
-            Ok(database) => Some(Stored::start(Arc::new(database))),
+            Ok(database) => Stored::start(Arc::new(database)),
             Err(error) => {
                 warn!(path = %path.display(), %error, "links are kept in memory only");
-                None
+                return;
             }
         };
-        Links { stored, ..Links::in_memory() }
+        for (key, link) in &self.recent {
+            let is_gone = link.seen_at == Link::GONE.seen_at;
+            stored.send(if is_gone { Change::Remove(Key::clone(&key)) } else { Change::Put(Key::clone(&key), link) });
+        }
+        // Nobody else keeps them anywhere.
+        let _ = self.stored.set(stored);
     }
 
     /// The link of `digest` through (registry, repository), if it still holds.
@@ -149,7 +164,7 @@ impl Links {
             return (link != Link::GONE).then_some(link);
         }
         let revoked = self.revoked.load(Ordering::SeqCst);
-        let link = self.stored.as_ref()?.read(key)?;
+        let link = self.stored.get()?.read(key)?;
         self.recent.insert(key.into(), link.clone());
         if self.revoked.load(Ordering::SeqCst) != revoked {
             self.recent.invalidate(key);
@@ -168,7 +183,7 @@ impl Links {
             None => format!("{} ", registry.name.slug()),
         };
         let mut revoked = None;
-        if let Some(stored) = &self.stored {
+        if let Some(stored) = self.stored.get() {
             let (done, answer) = channel();
             stored.send(Change::Revoke(prefix.clone(), done));
             revoked = answer.recv().ok();
@@ -200,7 +215,7 @@ impl Links {
             }
             seen.insert(Key::clone(&key));
         }
-        if let Some(stored) = &self.stored
+        if let Some(stored) = self.stored.get()
             && let Err(error) = stored.for_each(|key, link| {
                 if !seen.contains(key) {
                     show(key, link);
@@ -213,7 +228,7 @@ impl Links {
 
     /// How many there are, those included that hold no longer.
     pub fn count(&self) -> u64 {
-        match &self.stored {
+        match self.stored.get() {
             Some(stored) => stored.count().unwrap_or_default(),
             None => self.recent.entry_count(),
         }
@@ -230,7 +245,7 @@ impl Links {
     ) {
         let key: Key = key(registry, repository, digest).into();
         let link = Link { seen_at: now(), media_type: media_type.cloned(), size };
-        if let Some(stored) = &self.stored {
+        if let Some(stored) = self.stored.get() {
             stored.send(Change::Put(Arc::clone(&key), link.clone()));
         }
         self.recent.insert(key, link);
@@ -241,14 +256,14 @@ impl Links {
         let key: Key = key(registry, repository, digest).into();
         // Until it is gone from disk too, it is not to be found there.
         self.recent.insert(Key::clone(&key), Link::GONE);
-        if let Some(stored) = &self.stored {
+        if let Some(stored) = self.stored.get() {
             stored.send(Change::Remove(key));
         }
     }
 
     /// Writes what is not written yet.
     pub fn close(&self) {
-        if let Some(stored) = &self.stored {
+        if let Some(stored) = self.stored.get() {
             stored.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(writer) = stored.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 // A writer that panicked has nothing more to write.

@@ -14,7 +14,7 @@ use super::operator::RegistryChange;
 use super::registries::{MAX_BODY, asked, form_change};
 use super::{Admin, Failed, failure};
 use crate::oci::{Reference, Repository};
-use crate::registry::{Directory, Registry, slips, split_image};
+use crate::registry::{Directory, HostPort, Registry, slips, split_image};
 use crate::upstream::Upstream;
 
 pub(super) fn routes() -> Router<Admin> {
@@ -89,10 +89,15 @@ fn of_registry(registry: &Arc<Registry>, image: &str) -> Result<(Repository, Ref
         Some((first, rest)) if registry.name.matches(first) => rest,
         _ => name,
     };
-    let found = Directory::new(vec![Arc::clone(registry)]).within(registry.name.slug(), &name);
-    let found = found.map_err(|_| {
+    let not_ours = || {
         let below = registry.prefix.as_ref().map_or_else(String::new, |prefix| format!("/{prefix}"));
         format!("`{image}` is not an image of registry `{}`, which is {}{below}", registry.name, registry.origin)
-    })?;
-    Ok((found.repository, reference))
+    };
+    // As people write references, a first part like a host is one.
+    let host = image.split('/').next().filter(|first| image.len() > first.len() && HostPort::looks_like_host(first));
+    if host.is_some_and(|host| !host.parse().is_ok_and(|host| registry.serves(&host))) {
+        return Err(not_ours());
+    }
+    let found = Directory::new(vec![Arc::clone(registry)]).within(registry.name.slug(), &name);
+    Ok((found.map_err(|_| not_ours())?.repository, reference))
 }

@@ -16,7 +16,7 @@ use super::body::{Body, Counted, Transport};
 use super::login::{self, Reached, TokenFault};
 use super::path::{self, Endpoint, Target};
 use super::permit::Permit;
-use super::{query, response};
+use super::{pages, query, response};
 use crate::access::{CertificateNames, Evidence, Gate, Identity, Principal, Rejected, Shown};
 use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository};
 use crate::pull::{self, BlobQuestion, Puller};
@@ -30,6 +30,8 @@ pub struct Api {
     puller: Arc<Puller>,
     ping: PingMode,
     reached: Reached,
+    /// What clients know the proxy by.
+    public_host: Option<HostPort>,
     max_uri_bytes: usize,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
@@ -75,7 +77,13 @@ impl Api {
         metrics: Arc<Metrics>,
         audit: Arc<Audit>,
     ) -> Api {
-        Api { directory, gate, puller, ping, reached, max_uri_bytes, metrics, audit }
+        Api { directory, gate, puller, ping, reached, public_host: None, max_uri_bytes, metrics, audit }
+    }
+
+    /// The same, of a proxy that clients know by the name `host`.
+    #[must_use]
+    pub fn known_as(self, host: Option<HostPort>) -> Api {
+        Api { public_host: host, ..self }
     }
 
     /// Answers one request. Never fails: every trouble has its response.
@@ -93,7 +101,7 @@ impl Api {
     }
 
     async fn answer(&self, request: &Parts, peer: &Peer) -> Result<Response<Body>, Refusal> {
-        let host = self.check_shape(request)?;
+        let host = self.check_shape(request, peer)?;
         let raw_path = request.uri.path();
         if raw_path == login::PATH {
             return self.token(request, host.as_ref(), peer).await;
@@ -103,7 +111,9 @@ impl Api {
         let query = query::parse(request.uri.query().unwrap_or_default())
             .map_err(|error| Box::new(response::error(400, error.code, error.message)))?;
         let Target { before_v2, endpoint } = target;
-        let hint = AddressHint { before_v2, ns: query.ns.clone(), host, door: peer.door };
+        let ns = query::namespace(query.ns, &request.headers)
+            .map_err(|error| Box::new(response::error(400, error.code, error.message)))?;
+        let hint = AddressHint { before_v2, ns: ns.clone(), host, door: peer.door };
         let (host, name) = (hint.host.clone(), endpoint.name());
         let identity = self.identify(&request.headers, peer).await.map_err(|rejected| {
             let fault = (rejected == Rejected::Ended).then_some(TokenFault::Invalid);
@@ -132,7 +142,7 @@ impl Api {
                 None => response::failure(&error, unknown),
             }
         });
-        match &query.ns {
+        match &ns {
             Some(ns) if resolved.by_ns => Ok(response::with_namespace(answer, &ns.to_string())),
             _ => Ok(answer),
         }
@@ -140,7 +150,7 @@ impl Api {
 
     /// Refuses what is no plain GET or HEAD, before anything of it is used;
     /// gives the host it is for.
-    fn check_shape(&self, request: &Parts) -> Result<Option<HostPort>, Refusal> {
+    fn check_shape(&self, request: &Parts, peer: &Peer) -> Result<Option<HostPort>, Refusal> {
         let refuse = |response| Err(Box::new(response::close(response)));
         let bad = |message| refuse(response::error(400, ErrorCode::Unsupported, message));
         if request.method == Method::CONNECT {
@@ -181,6 +191,16 @@ impl Api {
             } else {
                 response::error(405, ErrorCode::Unsupported, "GET and HEAD only")
             });
+        }
+        if pages::asks_across_sites(&request.headers) {
+            return refuse(response::error(403, ErrorCode::Denied, "images are not given to web pages"));
+        }
+        if let Some(host) = &host
+            && peer.address.is_some_and(|address| address.is_loopback())
+            && !pages::is_own_name(host, self.public_host.as_ref(), &self.directory.load())
+        {
+            let message = "the proxy is not known by this name: use an address or `localhost`, or set `public_url`";
+            return refuse(response::error(403, ErrorCode::Denied, message));
         }
         let has_body = request.headers.contains_key(TRANSFER_ENCODING)
             || request.headers.get_all(CONTENT_LENGTH).iter().any(|value| value.as_bytes() != b"0")

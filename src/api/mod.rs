@@ -9,6 +9,7 @@
 mod body;
 mod handler;
 mod login;
+mod pages;
 mod path;
 mod permit;
 mod query;

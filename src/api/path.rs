@@ -73,6 +73,12 @@ pub(super) fn parse(raw: &str) -> Result<Target, PathError> {
             None => return refuse(404, ErrorCode::Unsupported, "no such endpoint; the registry API is below /v2/"),
         },
     };
+    // `/v2/NAME/v2/`: from clients that put `/v2` behind an address with it.
+    if before_v2.is_none()
+        && let Some((name, "v2" | "v2/")) = rest.split_once('/')
+    {
+        return Ok(Target { before_v2: Some(name.to_owned()), endpoint: Endpoint::Ping });
+    }
     Ok(Target { before_v2, endpoint: endpoint(rest)? })
 }
 
@@ -188,6 +194,8 @@ mod tests {
             ("/v2", "ping".to_owned()),
             ("/v2/", "ping".into()),
             ("/hub/v2/", "[hub] ping".into()),
+            ("/v2/hub/v2", "[hub] ping".into()),
+            ("/v2/hub/v2/", "[hub] ping".into()),
             ("/v2/a/manifests/latest", "manifest a latest".into()),
             ("/v2/v2/manifests/x", "manifest v2 x".into()),
             ("/v2/manifests/manifests/x", "manifest manifests x".into()),

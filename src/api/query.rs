@@ -1,6 +1,7 @@
 //! Query parameters: `ns` for any request, `n`, `last` and what an upstream's
 //! own links carry for lists.
 
+use http::HeaderMap;
 use url::form_urlencoded;
 
 use crate::oci::ErrorCode;
@@ -51,6 +52,21 @@ pub(super) fn parse(raw: &str) -> Result<Query, QueryError> {
         }
     }
     Ok(query)
+}
+
+/// The registry host that is asked for: by the query, or by the header that
+/// lazy snapshotters send in its place.
+pub(super) fn namespace(of_query: Option<HostPort>, headers: &HeaderMap) -> Result<Option<HostPort>, QueryError> {
+    let invalid = |message| QueryError { code: ErrorCode::NameInvalid, message };
+    let mut namespace = of_query;
+    for value in headers.get_all("oci-namespace") {
+        let host = value.to_str().ok().and_then(|text| text.trim().parse::<HostPort>().ok());
+        let host = host.ok_or_else(|| invalid("`OCI-Namespace` is not a registry host"))?;
+        if namespace.replace(host.clone()).is_some_and(|other| other != host) {
+            return Err(invalid("`ns` and `OCI-Namespace` name different registries"));
+        }
+    }
+    Ok(namespace)
 }
 
 #[cfg(test)]

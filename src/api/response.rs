@@ -188,6 +188,15 @@ pub(super) fn failure(error: &pull::Error, unknown: ErrorCode) -> Response<Body>
         pull::Error::Denied => {
             self::error(403, ErrorCode::Denied, "upstream does not let the credential of this registry read it")
         }
+        // Payment and law are reasons not to give it; the others say that there is
+        // nothing to give.
+        pull::Error::Refused { status: status @ (402 | 451) } => {
+            let message = format!("upstream refuses it with status {status}");
+            self::error(403, ErrorCode::Denied, &message)
+        }
+        pull::Error::Refused { status } => {
+            self::error(404, unknown, &format!("upstream refuses it with status {status}"))
+        }
         pull::Error::RangeNotSatisfiable { total } => {
             let response = self::error(416, ErrorCode::RangeInvalid, "the range lies outside the content");
             with(response, CONTENT_RANGE, &format!("bytes */{total}"))
@@ -204,7 +213,7 @@ pub(super) fn failure(error: &pull::Error, unknown: ErrorCode) -> Response<Body>
             let response = self::error(503, ErrorCode::Unavailable, "upstream is in trouble: ask again later");
             with(response, RETRY_AFTER, &seconds(*retry_after))
         }
-        pull::Error::BadUpstream(_) => {
+        pull::Error::BadUpstream(_) | pull::Error::Trouble(_) => {
             self::error(502, ErrorCode::Unavailable, "upstream gave no usable answer; the log of the proxy says more")
         }
         pull::Error::Credential { registry, .. } => {

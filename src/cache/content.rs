@@ -69,6 +69,14 @@ pub struct Blob {
 }
 
 impl Blob {
+    /// Bytes of it that are held in memory.
+    pub(super) fn bytes_in_memory(&self) -> u64 {
+        match &self.content {
+            Content::Memory(bytes) => bytes.len() as u64,
+            Content::Mapped(_) | Content::File(_) => 0,
+        }
+    }
+
     /// Its size in bytes.
     pub fn len(&self) -> u64 {
         self.len

@@ -62,6 +62,8 @@ pub(super) struct Keeper {
     /// loses the file that it has just taken up.
     partial_files: Mutex<()>,
     pub(super) spoiled: Spoiled,
+    /// Damaged blobs that could not be moved aside.
+    pub(super) shunned: Spoiled,
     /// Fills end now, whatever they have.
     pub(super) halting: CancellationToken,
     pub(super) counts: CacheCounts,
@@ -94,6 +96,7 @@ impl Keeper {
             wanted: Notify::new(),
             partial_files: Mutex::default(),
             spoiled: Spoiled::default(),
+            shunned: Spoiled::default(),
             halting: CancellationToken::new(),
             counts: CacheCounts::default(),
         }
@@ -333,7 +336,9 @@ impl Keeper {
             return;
         }
         if let Err(error) = self.layout.quarantine(digest) {
-            warn!(%digest, %error, "a damaged blob could not be moved aside");
+            // It stays where it is, and is not looked at any more.
+            self.shunned.note(*digest);
+            warn!(%digest, %error, "a damaged blob could not be moved aside and is ignored until it can be replaced");
         }
     }
 

@@ -15,7 +15,8 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::SystemTime;
 
 use super::settings::Durability;
@@ -64,9 +65,10 @@ pub enum LayoutError {
 #[derive(Debug)]
 pub(super) struct Layout {
     root: PathBuf,
-    /// Held for as long as the process lives; absent in a second process.
-    lock: Option<File>,
-    was_clean: bool,
+    /// Held for as long as the process lives; absent while another process
+    /// writes.
+    lock: OnceLock<File>,
+    was_clean: AtomicBool,
     /// Small blobs that were written: each had a file of its own to grow in.
     written: AtomicU64,
 }
@@ -95,23 +97,39 @@ impl Layout {
         if metadata.permissions().mode() & 0o022 != 0 {
             return refuse("writable by others");
         }
-        let mut layout = Layout { root: root.to_owned(), lock: None, was_clean: true, written: AtomicU64::new(0) };
+        let layout = Layout {
+            root: root.to_owned(),
+            lock: OnceLock::new(),
+            was_clean: AtomicBool::new(true),
+            written: AtomicU64::new(0),
+        };
+        layout.take_over()?;
+        Ok(layout)
+    }
+
+    /// Takes the lock if it is free; whether this process is the one that writes
+    /// from now on.
+    pub(super) fn take_over(&self) -> Result<bool, LayoutError> {
+        let root = &self.root;
+        let io = |cause| LayoutError::Io { path: root.clone(), cause };
         let lock = private(OpenOptions::new().create(true).truncate(false).write(true)).open(root.join("LOCK"));
         if let Ok(lock) = lock
             && kernel::try_lock(&lock).unwrap_or(false)
         {
-            layout.check_version()?;
+            self.check_version()?;
             let is_new = !root.join("blobs").exists();
-            layout.make_directories().map_err(io)?;
-            layout.was_clean = removed(fs::remove_file(root.join("CLEAN"))).unwrap_or(false) || is_new;
-            layout.lock = Some(lock);
+            self.make_directories().map_err(io)?;
+            let is_clean = removed(fs::remove_file(root.join("CLEAN"))).unwrap_or(false) || is_new;
+            self.was_clean.store(is_clean, Ordering::Relaxed);
+            // One task at a time takes over.
+            let _ = self.lock.set(lock);
         }
-        Ok(layout)
+        Ok(self.is_writer())
     }
 
     /// Whether this process is the one that writes.
     pub(super) fn is_writer(&self) -> bool {
-        self.lock.is_some()
+        self.lock.get().is_some()
     }
 
     /// The directory itself.
@@ -293,7 +311,7 @@ impl Layout {
 
     /// Whether the process before this one ended in order.
     pub(super) fn was_clean(&self) -> bool {
-        self.was_clean
+        self.was_clean.load(Ordering::Relaxed)
     }
 
     /// Says to the next process that this one ended in order.

@@ -49,6 +49,8 @@ pub struct CacheSettings {
     pub segments: Segments,
     /// Largest blob that is accepted, in bytes.
     pub max_blob_size: u64,
+    /// How long a transfer that breaks is tried again while too little comes.
+    pub outage_patience: Duration,
     /// Time without a byte after which a transfer is resumed.
     pub idle_timeout: Duration,
 }

@@ -10,13 +10,15 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
+use std::time::Duration;
+
 use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-use super::content::{Blob, Content};
+use super::content::{Blob, Content, SMALL};
 use super::fill::{Demand, Fill, Salvage};
 use super::inventory::{Inventory, Stock};
 use super::keeper::{CacheCounts, Keeper, Verdict};
@@ -35,9 +37,8 @@ struct Inner {
     keeper: Arc<Keeper>,
     /// Open blobs; bounded, because each large one holds a file and a mapping.
     open: moka::sync::Cache<Digest, Blob>,
-    /// Blobs are hashed before their first use: what an unclean end left may
-    /// not be what was written.
-    distrust: bool,
+    /// Cancelled as soon as this process adds to the directory.
+    writes: CancellationToken,
     stopping: CancellationToken,
     fills: Mutex<HashMap<Digest, Running>>,
     permits: Arc<Semaphore>,
@@ -46,8 +47,34 @@ struct Inner {
 
 /// A part that begins so far behind what is there does not wait for its turn.
 const FAR: u64 = 8 << 20;
-/// Open blobs at a time.
-const MAX_OPEN: u64 = 1024;
+/// Bytes of manifests and other small blobs that are held in memory.
+const MAX_MEMORY: u64 = 64 << 20;
+/// What an open blob counts besides its bytes, so that there are no more than
+/// 1024 of them.
+const OPEN: u64 = MAX_MEMORY / 1024;
+
+/// How often it is looked whether another process has left the directory.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+
+/// Looks after the directory, as soon as no other process does.
+async fn look_after(keeper: Arc<Keeper>, writes: CancellationToken, stopping: CancellationToken) {
+    while !keeper.layout.is_writer() {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+        }
+        let layout = Arc::clone(&keeper.layout);
+        match tokio::task::spawn_blocking(move || layout.take_over()).await {
+            Ok(Ok(true)) => {
+                info!(dir = %keeper.layout.root().display(), "the other process has ended: the cache directory is taken over")
+            }
+            Ok(Err(error)) => debug!(%error, "the cache directory cannot be taken over"),
+            Ok(Ok(false)) | Err(_) => {}
+        }
+    }
+    writes.cancel();
+    keeper.run(stopping).await;
+}
 
 /// What a digest is found as.
 pub enum Entry {
@@ -71,17 +98,17 @@ impl Cache {
     pub fn open(settings: CacheSettings) -> Result<Cache, LayoutError> {
         let layout = Layout::open(&settings.dir)?;
         if !layout.is_writer() {
-            warn!(dir = %layout.root().display(), "another process uses this cache directory: nothing will be added to it");
+            warn!(dir = %layout.root().display(), "another process uses this cache directory: nothing is added to it until that one has ended");
         }
-        let distrust = settings.durability == Durability::Lazy && !layout.was_clean();
         let inventory = Arc::new(Inventory::new(settings.policy, settings.max_size));
-        let (open, permits) = (moka::sync::Cache::new(MAX_OPEN), Arc::new(Semaphore::new(settings.max_fills)));
+        let weigh = |_: &Digest, blob: &Blob| u32::try_from(OPEN + blob.bytes_in_memory()).unwrap_or(u32::MAX);
+        let open = moka::sync::Cache::builder().max_capacity(MAX_MEMORY).weigher(weigh).build();
+        let permits = Arc::new(Semaphore::new(settings.max_fills));
         let keeper = Arc::new(Keeper::new(Arc::new(layout), Arc::new(settings), inventory, open.clone()));
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        if keeper.layout.is_writer() {
-            tasks.spawn(Arc::clone(&keeper).run(stopping.clone()));
-        }
-        Ok(Cache(Arc::new(Inner { keeper, open, distrust, stopping, fills: Mutex::default(), permits, tasks })))
+        let writes = CancellationToken::new();
+        tasks.spawn(look_after(Arc::clone(&keeper), writes.clone(), stopping.clone()));
+        Ok(Cache(Arc::new(Inner { keeper, open, writes, stopping, fills: Mutex::default(), permits, tasks })))
     }
 
     /// Whether this process may add to the cache.
@@ -89,17 +116,27 @@ impl Cache {
         self.0.keeper.layout.is_writer()
     }
 
+    /// Waits until this process may add to the cache.
+    pub async fn writes(&self) {
+        self.0.writes.cancelled().await;
+    }
+
     /// The complete blob, if it is there.
     ///
     /// # Errors
     /// When the disk fails.
     pub async fn get(&self, digest: &Digest) -> io::Result<Option<Blob>> {
+        if self.0.keeper.shunned.contains(digest) {
+            return Ok(None);
+        }
         if let Some(blob) = self.0.open.get(digest) {
             self.0.keeper.inventory.touch(digest);
             return Ok(Some(blob));
         }
-        let (keeper, wanted, distrust) = (Arc::clone(&self.0.keeper), *digest, self.0.distrust);
+        let (keeper, wanted) = (Arc::clone(&self.0.keeper), *digest);
         let found = tokio::task::spawn_blocking(move || {
+            // What an unclean end left may not be what was written.
+            let distrust = keeper.settings.durability == Durability::Lazy && !keeper.layout.was_clean();
             if distrust && keeper.verify(&wanted, |_| ())? == Verdict::Damaged {
                 return Ok(None);
             }
@@ -175,7 +212,13 @@ impl Cache {
         let (keeper, digest) = (Arc::clone(&self.0.keeper), *digest);
         self.0.tasks.spawn_blocking(move || {
             match keeper.layout.write_small(&digest, &bytes, keeper.settings.durability) {
-                Ok(()) => keeper.inventory.insert(digest, bytes.len() as u64),
+                Ok(()) => {
+                    keeper.inventory.insert(digest, bytes.len() as u64);
+                    // The large ones are read from the disk from here on.
+                    if bytes.len() as u64 > SMALL {
+                        keeper.open.invalidate(&digest);
+                    }
+                }
                 Err(error) => warn!(%digest, %error, "a manifest could not be kept"),
             }
         });
@@ -196,10 +239,11 @@ impl Cache {
             };
             let Ok(_permit) = permit else { return };
             if let Ok((content, len)) = fill.run().await {
+                cache.0.keeper.shunned.forget(&digest);
                 cache.0.keeper.inventory.insert(digest, len);
                 cache.0.keeper.wake();
                 // A small blob is read again at its next use, into memory.
-                if content.mapping().is_some_and(|_| len > super::content::SMALL) {
+                if content.mapping().is_some_and(|_| len > SMALL) {
                     cache.0.open.insert(digest, Blob { content, len });
                 } else if let Ok(None) | Err(_) = cache.get(&digest).await {
                     warn!(%digest, "a blob was gone as soon as it was published");

@@ -108,6 +108,7 @@ pub(super) fn settings(dir: &tempfile::TempDir) -> CacheSettings {
         max_segments: 12,
         segments: Segments::default(),
         max_blob_size: 1 << 30,
+        outage_patience: Duration::from_secs(3),
         idle_timeout: Duration::from_secs(5),
     }
 }

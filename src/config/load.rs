@@ -157,6 +157,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
         not_found_ttl: cache.read("not_found_ttl", units::duration).unwrap_or(Duration::from_secs(10)),
         revalidate_timeout: limits.read("revalidate_timeout", units::some_time).unwrap_or(Duration::from_secs(3)),
         offline: cache.flag("offline").is_some_and(|flag| flag.value),
+        outage_patience: outage_patience(&limits),
     };
     let pins = cache.list("pin", |text| text.parse::<ImageName>().map_err(|error| error.to_string()));
     let cache = read_cache(cache, &limits);
@@ -291,6 +292,7 @@ fn read_server(
         "max_blob_size",
         "upstream_idle_timeout",
         "revalidate_timeout",
+        "outage_patience",
     ]);
     for section in [server, admin, limits] {
         section.finish(|_| None);
@@ -368,10 +370,17 @@ fn read_cache(cache: Section<'_>, limits: &Section<'_>) -> CacheSettings {
         max_segments: limits.read("max_segments", units::count).unwrap_or(12),
         segments: Segments::default(),
         max_blob_size: limits.read("max_blob_size", units::size).unwrap_or(64 << 30),
+        outage_patience: outage_patience(limits),
         idle_timeout: limits.read("upstream_idle_timeout", units::some_time).unwrap_or(Duration::from_secs(30)),
     };
     cache.finish(|_| None);
     settings
+}
+
+/// How long trouble of upstream is waited out: under containerd's patience for
+/// a header, 30 s.
+fn outage_patience(limits: &Section<'_>) -> Duration {
+    limits.read("outage_patience", units::duration).unwrap_or(Duration::from_secs(25))
 }
 
 fn read_log(log: Section<'_>) -> LogSettings {

@@ -55,6 +55,21 @@ pub enum Refusal {
         /// The registry's kind.
         kind: Kind,
     },
+    /// A document may name a value or what is stored, nothing that this process
+    /// can read and its author may not.
+    #[error("`{0}` names a source of secrets, which only the configuration file may do: give the secret itself")]
+    Source(String),
+    /// What is stored would leave for where it has never been.
+    #[error(
+        "`{changed}` decides where or how {} sent: give {} again with this change, or `null` to forget it",
+        quoted(fields), if fields.len() == 1 { "it" } else { "them" }
+    )]
+    Moved {
+        /// The key that changed.
+        changed: String,
+        /// The secrets that are stored.
+        fields: Vec<String>,
+    },
     /// Not even its name is known.
     #[error("it needs a `name`, for example `My-Registry`")]
     Nameless,
@@ -62,6 +77,40 @@ pub enum Refusal {
 
 /// What came of a change.
 pub type Changed<T = ()> = Result<(T, Settings), ChangeError<Refusal>>;
+
+/// Keys that decide neither where a secret is sent nor how. Any other that
+/// changes, changes that.
+const STAYS: [&str; 21] = [
+    "name",
+    "default",
+    "hosts",
+    "access",
+    "offline",
+    "quota",
+    "tag_ttl",
+    "stale_if_error",
+    "link_ttl",
+    "link_stale_if_error",
+    "immutable_tags",
+    "max_connections",
+    "max_bandwidth",
+    "rate_limit_reserve",
+    "namespace",
+    "organization",
+    "project",
+    "team",
+    "registry_name",
+    "email",
+    "username",
+];
+
+/// Ways to name a secret by what this process can read.
+const SOURCES: [&str; 4] = ["file", "env", "docker_config", "helper"];
+
+fn quoted(fields: &[String]) -> String {
+    let all = fields.iter().map(|field| format!("`{field}`")).collect::<Vec<_>>().join(", ");
+    format!("{all} {}", if fields.len() == 1 { "is" } else { "are" })
+}
 
 fn secrets_of(kind: Kind) -> String {
     let fields = kind.fields().iter().filter(|field| field.kind == FieldKind::Secret);
@@ -205,6 +254,7 @@ fn add_registry(contents: &mut Contents, known: &[String], keys: toml::Table, se
     if let Some(earlier) = known.iter().find(|known| same(known, &name)) {
         return Err(Refusal::Exists { what: "registry", name: earlier.clone() });
     }
+    check_sources(&keys, None)?;
     check_secrets(&keys, &secrets)?;
     put_secrets(contents, &name, secrets);
     contents.registries.push(Section { keys, updated_at: now() });
@@ -227,6 +277,7 @@ fn replace_registry(
         put_secrets(contents, of_file, secrets);
         return Ok(());
     };
+    let old = section.keys.clone();
     if let Some(keys) = keys {
         let new = name_of(&keys).ok_or(Refusal::Nameless)?;
         if !same(&new, name) && known.iter().any(|known| same(known, &new)) {
@@ -235,6 +286,20 @@ fn replace_registry(
         (section.keys, section.updated_at) = (keys, now());
     }
     let keys = section.keys.clone();
+    let moved = moved(&old, &keys);
+    check_sources(&keys, Some(&old).filter(|_| moved.is_none()))?;
+    if let Some(changed) = moved {
+        let is_kept = |field: &str| {
+            kind_of(&keys).is_some_and(|kind| is_secret_of(kind, field))
+                && !secrets.iter().any(|(given, _)| given == field)
+        };
+        let slug = slug(name);
+        let stored = contents.secrets_of(&slug).map(|(field, _)| field.to_owned());
+        let fields: Vec<String> = stored.filter(|field| is_kept(field)).collect();
+        if !fields.is_empty() {
+            return Err(Refusal::Moved { changed, fields });
+        }
+    }
     check_secrets(&keys, &secrets)?;
     let new = name_of(&keys).unwrap_or_default();
     rename_secrets(contents, name, &new);
@@ -276,12 +341,40 @@ fn kind_of(keys: &toml::Table) -> Option<Kind> {
     keys.get("kind")?.as_str()?.parse().ok()
 }
 
+/// The first key that changes where or how the registry's secrets are sent.
+fn moved(old: &toml::Table, new: &toml::Table) -> Option<String> {
+    let mut keys = old.keys().chain(new.keys());
+    let is_secret = |key: &str| kind_of(new).is_some_and(|kind| is_secret_of(kind, key));
+    keys.find(|key| !STAYS.contains(&key.as_str()) && !is_secret(key) && old.get(*key) != new.get(*key)).cloned()
+}
+
+fn is_secret_of(kind: Kind, name: &str) -> bool {
+    kind.fields().iter().any(|field| field.kind == FieldKind::Secret && field.name == name)
+}
+
+/// Refuses sources of secrets, except those that `old` has named all along.
+fn check_sources(keys: &toml::Table, old: Option<&toml::Table>) -> Result<(), Refusal> {
+    fn names_one(value: &toml::Value) -> bool {
+        match value {
+            toml::Value::Table(table) => {
+                table.iter().any(|(key, value)| SOURCES.contains(&key.as_str()) || names_one(value))
+            }
+            toml::Value::Array(values) => values.iter().any(names_one),
+            _ => false,
+        }
+    }
+    let is_new = |key: &String, value| old.and_then(|old| old.get(key)) != Some(value);
+    match keys.iter().find(|(key, value)| names_one(value) && is_new(key, value)) {
+        Some((key, _)) => Err(Refusal::Source(key.clone())),
+        None => Ok(()),
+    }
+}
+
 /// A secret among the keys would be shown with them.
 fn check_secrets(keys: &toml::Table, secrets: &Secrets) -> Result<(), Refusal> {
     // What has no kind is refused as a whole.
     let Some(kind) = kind_of(keys) else { return Ok(()) };
-    let is_secret =
-        |name: &str| kind.fields().iter().any(|field| field.kind == FieldKind::Secret && field.name == name);
+    let is_secret = |name: &str| is_secret_of(kind, name);
     if let Some((key, _)) = keys.iter().find(|(key, value)| is_secret(key) && !value.is_table()) {
         return Err(Refusal::SecretInClear(key.clone()));
     }

@@ -158,9 +158,11 @@ fn refused(error: ChangeError<Refusal>) -> Refused {
         ChangeError::Refused(refusal) => match &refusal {
             Refusal::Unknown { .. } => Refused::Unknown(refusal.to_string()),
             Refusal::Exists { .. } | Refusal::OfFile { .. } => Refused::Conflict(refusal.to_string()),
-            Refusal::SecretInClear(_) | Refusal::NoSecret { .. } | Refusal::Nameless => {
-                Refused::Unsound(refusal.to_string())
-            }
+            Refusal::SecretInClear(_)
+            | Refusal::NoSecret { .. }
+            | Refusal::Source(_)
+            | Refusal::Moved { .. }
+            | Refusal::Nameless => Refused::Unsound(refusal.to_string()),
         },
         ChangeError::Config(errors) => Refused::Unsound(told(&errors)),
         ChangeError::Store(error) => Refused::Failed(error.to_string()),

@@ -8,6 +8,7 @@ mod live;
 mod names;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, SystemTime};
 
@@ -81,6 +82,19 @@ pub enum StartError {
     },
 }
 
+/// What the one process does that adds to the cache directory.
+async fn look_after(puller: Arc<Puller>, links: PathBuf, tags: PathBuf, stopping: CancellationToken) {
+    tokio::select! {
+        () = stopping.cancelled() => return,
+        () = puller.cache().writes() => {}
+    }
+    let keeper = Arc::clone(&puller);
+    if tokio::task::spawn_blocking(move || keeper.keep_in(&links, &tags)).await.is_err() {
+        warn!("links and tags are kept in memory only");
+    }
+    tokio::join!(Arc::clone(&puller).keep_quotas(stopping.clone()), puller.look_up_pins(stopping));
+}
+
 impl Proxy {
     /// Starts everything. `configuration` is where `settings` are from, and what
     /// the admin API changes; without one it changes nothing.
@@ -126,6 +140,7 @@ impl Proxy {
             Some(key) => gate.with_token_key(TokenKey::new(key.as_slice())),
             None => gate,
         });
+        let public_host = settings.public_url.host_str().and_then(|host| host.parse().ok());
         let reached = Reached {
             public_url: settings.public_url_is_given.then_some(settings.public_url),
             tls: settings.server.tls.is_some(),
@@ -138,7 +153,8 @@ impl Proxy {
             settings.server.limits.max_uri_bytes,
             Arc::clone(&metrics),
             Arc::clone(&audit),
-        );
+        )
+        .known_as(public_host);
         let address = settings.server.admin_listen;
         let listener = Admin::listen(address).await.map_err(|cause| StartError::Admin { address, cause })?;
         let admin_address = listener.local_addr().ok();
@@ -149,11 +165,8 @@ impl Proxy {
         let live = Live::new(configuration, Arc::clone(&directory), Some(running), fixed);
         let operator: Arc<dyn Operator> = Arc::new(live);
         let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator), audit);
-        if puller.cache().is_writer() {
-            tasks.spawn(Arc::clone(&puller).keep_quotas(stopping.clone()));
-            let (puller, stopping) = (Arc::clone(&puller), stopping.clone());
-            tasks.spawn(async move { puller.look_up_pins(stopping).await });
-        }
+        let looks_after = look_after(Arc::clone(&puller), links_path, tags_path, stopping.clone());
+        tasks.spawn(looks_after);
         tasks.spawn(admin.clone().serve(listener, stopping.clone()));
         admin.set_ready(true);
         Ok(Proxy { server, admin, admin_address, puller, operator, stopping, tasks })

@@ -178,14 +178,16 @@ impl Asker {
         if let Some(trouble) = failed.trouble {
             self.setbacks.troubled(registry, repository, trouble, failed.retry_after);
         }
-        if let (Some(slot), Error::NotFound | Error::Denied) = (slot, &failed.error) {
+        if let Some(slot) = slot
+            && failed.error.is_refusal()
+        {
             let digest = match &subject.reference {
                 Reference::Digest(digest) => Some(*digest),
                 Reference::Tag(tag) => {
                     let record = self.tags.get(registry, repository, tag);
                     self.tags.remove(registry, repository, tag);
                     // A tag that is gone says nothing about what it named.
-                    record.filter(|_| matches!(failed.error, Error::Denied)).map(|record| record.digest)
+                    record.filter(|_| !matches!(failed.error, Error::NotFound)).map(|record| record.digest)
                 }
             };
             if let Some(digest) = digest {

@@ -81,7 +81,13 @@ impl Puller {
     ) -> Result<BlobReply> {
         // Parts are asked for again and again as a matter of course.
         let question = BlobQuestion { peer: question.peer.filter(|_| question.range.is_none()), ..question };
-        let mut reply = self.find_blob(registry, repository, digest, question).await?;
+        let mut outage = self.patience.begin();
+        let mut reply = loop {
+            let found = outage.within(self.find_blob(registry, repository, digest, question)).await;
+            if let Some(done) = outage.settle(found).await {
+                break done?;
+            }
+        };
         if let (Some(peer), BlobBody::Cached(delivery)) = (question.peer, &mut reply.body) {
             delivery.note_end(&self.repeats, peer);
         }
@@ -194,6 +200,21 @@ impl Puller {
         repository: &Repository,
         digest: &Digest,
     ) -> Result<BlobHead> {
+        let mut outage = self.patience.begin();
+        loop {
+            let found = outage.within(self.find_blob_head(registry, repository, digest)).await;
+            if let Some(done) = outage.settle(found).await {
+                return done;
+            }
+        }
+    }
+
+    async fn find_blob_head(
+        &self,
+        registry: &Arc<Registry>,
+        repository: &Repository,
+        digest: &Digest,
+    ) -> Result<BlobHead> {
         let upstream = &self.upstream(registry)?;
         let linked = self.links.get(registry, repository, digest).is_some();
         if self.is_offline(registry) {
@@ -223,7 +244,7 @@ impl Puller {
 
     /// Remembers `error` if upstream has refused the blob.
     fn blob_refused(&self, registry: &Registry, repository: &Repository, digest: &Digest, error: &Error) {
-        if matches!(error, Error::NotFound | Error::Denied) {
+        if error.is_refusal() {
             self.links.remove(registry, repository, digest);
             let setbacks = &self.asker.setbacks;
             setbacks.refused(setbacks.slot(registry, repository, Asked::Blob, &digest.to_string()), error);
@@ -301,7 +322,7 @@ impl Puller {
                         let failed = Failed::from(error);
                         if let Some(trouble) = failed.trouble {
                             setbacks.troubled(registry, &repository, trouble, failed.retry_after);
-                        } else if matches!(failed.error, Error::NotFound | Error::Denied) {
+                        } else if failed.error.is_refusal() {
                             links.remove(registry, &repository, &digest);
                             setbacks.refused(slot, &failed.error);
                         }

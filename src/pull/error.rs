@@ -17,6 +17,12 @@ pub enum Error {
     /// Upstream does not let the registry's credential read it.
     #[error("denied by upstream")]
     Denied,
+    /// Upstream refuses it for a reason of its own.
+    #[error("upstream refuses it with status {status}")]
+    Refused {
+        /// Upstream's status: 400, 402, 405, 410 or 451.
+        status: u16,
+    },
     /// The range lies outside the content of this length.
     #[error("the range lies outside the {total} bytes of the content")]
     RangeNotSatisfiable {
@@ -40,6 +46,9 @@ pub enum Error {
         /// When to ask again.
         retry_after: Duration,
     },
+    /// Upstream cannot be reached, or fails.
+    #[error("upstream gave no usable answer: {0}")]
+    Trouble(String),
     /// Upstream answered, but not with what was asked for.
     #[error("upstream gave no usable answer: {0}")]
     BadUpstream(String),
@@ -62,6 +71,14 @@ pub enum Error {
     Unavailable(String),
 }
 
+impl Error {
+    /// Whether it is gone, or not for this registry's credential: what was known
+    /// of it is worth nothing any more.
+    pub(super) fn is_refusal(&self) -> bool {
+        matches!(self, Error::NotFound | Error::Denied | Error::Refused { status: 402 | 410 | 451 })
+    }
+}
+
 impl From<upstream::Error> for Error {
     fn from(error: upstream::Error) -> Self {
         match error {
@@ -76,6 +93,10 @@ impl From<upstream::Error> for Error {
             | upstream::Error::NoLogin { ref registry, .. } => {
                 Error::Credential { registry: registry.clone(), cause: error.to_string() }
             }
+            upstream::Error::Status { status: status @ (400 | 402 | 405 | 410 | 451), .. } => Error::Refused { status },
+            // What upstream cannot do it will not do a little later.
+            upstream::Error::Status { status: 501 | 505, .. } => Error::BadUpstream(error.to_string()),
+            other if other.is_transient() => Error::Trouble(other.to_string()),
             other => Error::BadUpstream(other.to_string()),
         }
     }

@@ -21,6 +21,9 @@ pub struct Freshness {
     /// How long a question to upstream is waited for when there is an answer
     /// that may stand in for it.
     pub revalidate_timeout: Duration,
+    /// How long whoever asks for what is not cached waits for an upstream that
+    /// is in trouble.
+    pub outage_patience: Duration,
     /// No upstream is ever asked.
     pub offline: bool,
 }
@@ -176,7 +179,7 @@ impl Setbacks {
     pub(super) fn refused(&self, slot: Slot, error: &Error) {
         let lasts = match error {
             Error::NotFound => self.not_found_ttl,
-            Error::Denied => DENIED.min(self.not_found_ttl),
+            error if error.is_refusal() => DENIED.min(self.not_found_ttl),
             _ => return,
         };
         if !lasts.is_zero() {

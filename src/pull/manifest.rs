@@ -63,6 +63,22 @@ impl Puller {
         reference: &Reference,
         accept: impl Fn() -> Accept + Send + Sync,
     ) -> Result<Manifest> {
+        let mut outage = self.patience.begin();
+        loop {
+            let found = outage.within(self.find_manifest(registry, repository, reference, &accept)).await;
+            if let Some(done) = outage.settle(found).await {
+                return done;
+            }
+        }
+    }
+
+    async fn find_manifest(
+        &self,
+        registry: &Arc<Registry>,
+        repository: &Repository,
+        reference: &Reference,
+        accept: &(impl Fn() -> Accept + Send + Sync),
+    ) -> Result<Manifest> {
         if let Reference::Digest(digest) = reference
             && let Some(cached) = self.cached_manifest(registry, repository, digest).await
         {
@@ -101,6 +117,22 @@ impl Puller {
         reference: &Reference,
         accept: impl Fn() -> Accept + Send + Sync,
     ) -> Result<ManifestHead> {
+        let mut outage = self.patience.begin();
+        loop {
+            let found = outage.within(self.find_manifest_head(registry, repository, reference, &accept)).await;
+            if let Some(done) = outage.settle(found).await {
+                return done;
+            }
+        }
+    }
+
+    async fn find_manifest_head(
+        &self,
+        registry: &Arc<Registry>,
+        repository: &Repository,
+        reference: &Reference,
+        accept: &(impl Fn() -> Accept + Send + Sync),
+    ) -> Result<ManifestHead> {
         let head = match reference {
             Reference::Tag(tag) => self.head_by_tag(registry, repository, tag, &accept()).await?,
             Reference::Digest(digest) => {
@@ -121,7 +153,7 @@ impl Puller {
         };
         match head {
             Some(head) => Ok(head),
-            None => Ok(ManifestHead::from(&self.manifest(registry, repository, reference, accept).await?)),
+            None => Ok(ManifestHead::from(&self.find_manifest(registry, repository, reference, accept).await?)),
         }
     }
 

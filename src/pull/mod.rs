@@ -15,6 +15,7 @@ mod freshness;
 mod holdings;
 mod list;
 mod manifest;
+mod outage;
 mod passthrough;
 mod pin;
 mod quota;
@@ -35,6 +36,7 @@ pub use passthrough::Passthrough;
 pub use pin::{ImageName, InvalidImage, Pin, Unpinned};
 pub use tag::Tags;
 
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -70,6 +72,7 @@ pub struct Puller {
     tag_counts: TagCounts,
     shares: Arc<shares::Shares>,
     permissions: flight::Flights<std::result::Result<Option<u64>, Failed>>,
+    patience: outage::Patience,
     revalidate_timeout: Duration,
     offline: AtomicBool,
 }
@@ -109,6 +112,7 @@ impl Puller {
             fillers: moka::sync::Cache::builder().max_capacity(10_000).time_to_live(FILLER_REMEMBERED).build(),
             upstreams,
             permissions: flight::Flights::default(),
+            patience: outage::Patience::new(freshness.outage_patience),
             revalidate_timeout: freshness.revalidate_timeout,
             offline: AtomicBool::new(freshness.offline),
         })
@@ -177,6 +181,13 @@ impl Puller {
     pub fn traffic(&self) -> Vec<(Arc<Registry>, Arc<Traffic>)> {
         let all = self.upstreams.all().into_iter();
         all.map(|served| (served.registry, Arc::clone(served.upstream.traffic()))).collect()
+    }
+
+    /// From now on what is remembered of upstreams is kept in the cache's
+    /// directory, which another process used before.
+    pub fn keep_in(&self, links: &Path, tags: &Path) {
+        self.links.keep_in(links);
+        self.asker.tags.keep_in(tags);
     }
 
     /// Finishes what is on its way to disk. Transfers may go on until

@@ -213,15 +213,27 @@ impl Directory {
                 None => self.at_host(&segment.parse().map_err(|_| DirectoryError::Unknown)?, name, granted),
             };
         }
-        let first = name.components().next().unwrap_or_default();
-        let registry = self.by_name(first);
-        if (registry.is_some() || HostPort::looks_like_host(first))
-            && let Some((first, rest)) = name.split_first()
-        {
-            return match registry {
-                Some(registry) => self.relative(registry, &rest),
-                None => self.at_host(&first.parse().map_err(|_| DirectoryError::Unknown)?, &rest, granted),
+        let virtual_host = self.by_virtual_host(hint);
+        if let Some((first, rest)) = name.split_first() {
+            // Written twice by clients that put `/v2` behind an address with it.
+            let rest = match rest.split_first() {
+                Some(("v2", rest)) => rest,
+                _ => rest.clone(),
             };
+            let host: Option<HostPort> = HostPort::looks_like_host(first).then(|| first.parse().ok()).flatten();
+            // Once it is known which registry is meant, a first part is no more
+            // than that, unless it says the same.
+            let is_asked = |registry: &Registry| hint.ns.as_ref().is_none_or(|ns| registry.serves(ns));
+            if let Some(registry) = self.by_name(first).filter(|registry| is_asked(registry)) {
+                return self.relative(registry, &rest);
+            }
+            if let Some(host) = host.filter(|host| self.of_host(host).any(|registry| is_asked(registry))) {
+                return self.at_host(&host, &rest, granted);
+            }
+            let is_known = hint.ns.is_some() || virtual_host.is_some();
+            if HostPort::looks_like_host(first) && !is_known {
+                return Err(DirectoryError::Unknown);
+            }
         }
         if let Some(ns) = &hint.ns {
             let resolved = match self.in_place_of(ns) {
@@ -230,15 +242,18 @@ impl Directory {
             };
             return Ok(Resolved { by_ns: true, ..resolved });
         }
-        if let Some(registry) = self.by_virtual_host(hint) {
+        if let Some(registry) = virtual_host {
             return self.relative(registry, name);
         }
         // Who could make a repository of a name that was a registry's would
         // answer what is still asked of that one.
-        let now = SystemTime::now();
-        let is_retired =
-            self.retired.iter().any(|retired| retired.slug.eq_ignore_ascii_case(first) && now < retired.until);
-        if self.mirrored || is_retired && name.split_first().is_some() {
+        let first = name.split_first().map(|(first, _)| first);
+        let is_retired = |first: &str| {
+            self.retired
+                .iter()
+                .any(|retired| retired.slug.eq_ignore_ascii_case(first) && SystemTime::now() < retired.until)
+        };
+        if self.mirrored || first.is_some_and(is_retired) {
             return Err(DirectoryError::Unknown);
         }
         self.at_root(self.default_registry().ok_or(DirectoryError::Unknown)?, name, granted)
@@ -295,9 +310,7 @@ impl Directory {
     }
 
     fn of_host(&self, host: &HostPort) -> impl Iterator<Item = &Arc<Registry>> {
-        self.registries
-            .iter()
-            .filter(move |registry| registry.image_hosts.iter().any(|known| known.same_registry(host)))
+        self.registries.iter().filter(move |registry| registry.serves(host))
     }
 
     /// `name` is a full name at `host`.
@@ -328,13 +341,15 @@ impl Directory {
             && HostPort::looks_like_host(first)
         {
             let host: HostPort = first.parse().map_err(|_| DirectoryError::Unknown)?;
-            let own = registry.image_hosts.iter().any(|known| known.same_registry(&host));
             let repository = with_library(host.is_docker_hub(), &rest);
-            return if own && registry.covers(&repository) {
-                resolved(repository)
-            } else {
-                Err(DirectoryError::Unknown)
-            };
+            if registry.serves(&host) && registry.covers(&repository) {
+                return resolved(repository);
+            }
+            // A repository may begin like a host; one that another registry
+            // serves is not taken for that.
+            if self.of_host(&host).next().is_some() {
+                return Err(DirectoryError::Unknown);
+            }
         }
         match &registry.prefix {
             Some(prefix) => resolved(name.under(prefix).map_err(|_| DirectoryError::Unknown)?),
@@ -445,7 +460,8 @@ mod tests {
             // name in the path
             ("", "my-example-ghcr/web", "", "", "My-Example-GHCR example-org/web"),
             ("", "docker-hub/alpine", "", "", "docker-hub library/alpine"),
-            ("", "internal/app", "docker.io", "", "internal team/app"),
+            ("", "internal/app", "docker.io", "", "docker-hub internal/app ns"),
+            ("", "internal/app", "registry.internal:5000", "", "internal team/app"),
             // name and full image
             ("", "my-example-ghcr/ghcr.io/example-org/web", "", "", "My-Example-GHCR example-org/web"),
             ("", "docker-hub/docker.io/alpine", "", "", "docker-hub library/alpine"),
@@ -480,12 +496,15 @@ mod tests {
     #[test]
     fn a_registry_named_with_an_image_of_another_host_or_prefix_is_refused() {
         for name in [
-            "my-example-ghcr/quay.io/example-org/web",
+            "my-example-ghcr/docker.io/library/alpine",
             "my-example-ghcr/ghcr.io/other-org/web",
             "internal/ghcr.io/team/app",
         ] {
             assert_eq!(resolve("", name, "", ""), "unknown", "{name}");
         }
+        // A host that nobody serves is the beginning of a repository.
+        let dotted = resolve("", "my-example-ghcr/v1.2/app", "", "");
+        assert_eq!(dotted, "My-Example-GHCR example-org/v1.2/app");
     }
 
     #[test]

@@ -187,6 +187,11 @@ impl Registry {
         self.origins().chain(&self.known_realms).chain(&self.egress.token_realms).any(|known| known == origin)
     }
 
+    /// Whether images of `host` may be this registry's.
+    pub fn serves(&self, host: &HostPort) -> bool {
+        self.image_hosts.iter().any(|known| known.same_registry(host))
+    }
+
     /// Whether `repository` (its full upstream name) belongs to this connection.
     pub fn covers(&self, repository: &Repository) -> bool {
         self.prefix.as_ref().is_none_or(|prefix| repository.strip_prefix(prefix).is_some())

@@ -179,6 +179,8 @@ impl FromStr for HostPort {
             }
             _ => (text.as_str(), None),
         };
+        // Written with its root, a name is the same name.
+        let host = host.strip_suffix('.').unwrap_or(host);
         let named = !host.is_empty()
             && host.len() <= 253
             && host.split('.').all(|label| {

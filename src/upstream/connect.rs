@@ -19,6 +19,7 @@ use tokio_rustls::client::TlsStream;
 use super::dial::{DialError, dial};
 use super::egress::Egress;
 use super::error::{Error, Result};
+use super::tls::{TlsError, client_config};
 use super::tunnel;
 use crate::registry::{Origin, Outbound, OutboundProxy, Scheme, Timeouts};
 
@@ -26,7 +27,10 @@ use crate::registry::{Origin, Outbound, OutboundProxy, Scheme, Timeouts};
 #[derive(Clone)]
 pub(super) struct Connector {
     egress: Egress,
+    /// To the registry's own origins, which are shown its client certificate.
+    own_tls: TlsConnector,
     tls: TlsConnector,
+    own: Arc<[Origin]>,
     timeouts: Timeouts,
     proxy: Option<Arc<OutboundProxy>>,
 }
@@ -36,9 +40,25 @@ pub(super) struct Connector {
 pub(super) struct Born(pub(super) Instant);
 
 impl Connector {
-    pub(super) fn new(egress: Egress, tls: Arc<rustls::ClientConfig>, outbound: &Outbound) -> Connector {
-        let (timeouts, proxy) = (outbound.timeouts.clone(), outbound.proxy.clone());
-        Connector { egress, tls: TlsConnector::from(tls), timeouts, proxy }
+    /// `own` are the origins that may see the registry's client certificate.
+    ///
+    /// # Errors
+    /// When its own certificate authorities or its certificate cannot be used.
+    pub(super) fn new(
+        egress: Egress,
+        ca_pem: Option<&[u8]>,
+        own: impl Iterator<Item = Origin>,
+        outbound: &Outbound,
+    ) -> std::result::Result<Connector, TlsError> {
+        let with = |identity| Ok::<_, TlsError>(TlsConnector::from(Arc::new(client_config(ca_pem, identity)?)));
+        Ok(Connector {
+            egress,
+            own_tls: with(outbound.identity.as_ref())?,
+            tls: with(None)?,
+            own: own.collect(),
+            timeouts: outbound.timeouts.clone(),
+            proxy: outbound.proxy.clone(),
+        })
     }
 
     async fn connect(self, uri: Uri) -> Result<Stream> {
@@ -63,7 +83,8 @@ impl Connector {
                 }
                 let host = origin.host().trim_start_matches('[').trim_end_matches(']').to_owned();
                 let name = ServerName::try_from(host).map_err(|error| unreachable(&origin, &error))?;
-                let handshake = timeout(limit, self.tls.connect(name, tcp)).await;
+                let tls = if self.own.contains(&origin) { &self.own_tls } else { &self.tls };
+                let handshake = timeout(limit, tls.connect(name, tcp)).await;
                 let stream = handshake
                     .map_err(|_| Error::Timeout { origin: origin.clone(), limit })?
                     .map_err(|error| unreachable(&origin, &error))?;

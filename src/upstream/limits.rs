@@ -11,13 +11,14 @@
 //! credential of one registry; `docker-ratelimit-source` may be an address or
 //! an account, so no client is ever told it.
 
+use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
 use tokio::time::Instant;
 
-use crate::registry::Reserve;
+use crate::registry::{Origin, Reserve};
 
 /// What a request is, to a rate limit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -35,6 +36,10 @@ pub(super) enum Sort {
 
 /// No cool-down is longer, whatever `Retry-After` says.
 const LONGEST: Duration = Duration::from_secs(300);
+/// A storage that does not say how long gets a little patience.
+const ELSEWHERE: Duration = Duration::from_secs(1);
+/// Storages that are remembered at a time.
+const MAX_ELSEWHERE: usize = 256;
 /// A window of pulls that names no length.
 const WINDOW: Duration = Duration::from_secs(6 * 3600);
 
@@ -62,6 +67,8 @@ struct State {
     pulls: Option<(PullLimit, Instant)>,
     /// By [`Sort`].
     cooling: [Option<Instant>; 4],
+    /// Where the registry redirects to.
+    elsewhere: HashMap<Origin, Instant>,
     /// 429 for the pull limit, and for anything else.
     reached: (u64, u64),
 }
@@ -110,6 +117,26 @@ impl RateLimits {
     /// How long nothing of this sort is to be asked.
     pub(super) fn cooling(&self, sort: Sort) -> Option<Duration> {
         let until = (*self.state().cooling.get(sort as usize)?)?;
+        Some(until.saturating_duration_since(Instant::now())).filter(|left| *left > Duration::ZERO)
+    }
+
+    /// `origin`, where the registry redirects to, has reached a limit of its own;
+    /// gives how long it is not asked.
+    pub(super) fn reached_elsewhere(&self, origin: &Origin, retry_after: Option<Duration>) -> Duration {
+        let pause = retry_after.unwrap_or(ELSEWHERE).min(LONGEST);
+        let mut state = self.state();
+        state.reached.1 += 1;
+        let now = Instant::now();
+        state.elsewhere.retain(|_, until| *until > now);
+        if state.elsewhere.len() < MAX_ELSEWHERE {
+            state.elsewhere.insert(origin.clone(), now + pause);
+        }
+        pause
+    }
+
+    /// How long `origin`, where the registry redirects to, is not to be asked.
+    pub(super) fn cooling_elsewhere(&self, origin: &Origin) -> Option<Duration> {
+        let until = *self.state().elsewhere.get(origin)?;
         Some(until.saturating_duration_since(Instant::now())).filter(|left| *left > Duration::ZERO)
     }
 

@@ -9,9 +9,7 @@ use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{
-    CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH, LINK, RETRY_AFTER, WWW_AUTHENTICATE,
-};
+use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, StatusCode};
 use url::Url;
 
@@ -23,7 +21,7 @@ use super::limits::Sort;
 use super::places::Places;
 use super::send::{Answer, Ask, Sender, collect};
 use super::speed::Bandwidth;
-use super::tls::{TlsError, client_config};
+use super::tls::TlsError;
 use super::token::{Scheme, Tokens};
 use super::traffic::Traffic;
 use crate::oci::{Digest, MediaType, Reference, Repository};
@@ -85,9 +83,9 @@ impl Upstream {
     /// When its own certificate authorities cannot be used.
     pub fn new(registry: Arc<Registry>) -> std::result::Result<Upstream, TlsError> {
         let outbound = &registry.egress.outbound;
-        let tls = Arc::new(client_config(registry.egress.ca_pem.as_deref(), outbound.identity.as_ref())?);
         let egress = Egress::new(Arc::clone(&registry));
-        let connector = Connector::new(egress.clone(), tls, outbound);
+        let ca = registry.egress.ca_pem.as_deref();
+        let connector = Connector::new(egress.clone(), ca, registry.origins().cloned(), outbound)?;
         Ok(Upstream {
             sender: Sender::new(&registry, egress.clone(), connector),
             egress,
@@ -274,12 +272,16 @@ impl Upstream {
         let first = self.exchange(url, &ask, follow).await?;
         match first.response.status() {
             StatusCode::UNAUTHORIZED => {}
-            StatusCode::FORBIDDEN if !first.redirected && self.tokens.end_with_403() => {
+            StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST if !first.redirected && ask.authorization.is_some() => {
+                let status = first.response.status();
                 let Answer { response, origin, .. } = first;
                 let body = collect(response, &origin, MAX_ERROR).await?;
                 let refused = ask.authorization.take().filter(|_| says_expired(&body));
                 let (Some(scheme), Some(refused)) = (known, refused) else {
-                    return Err(Error::Denied { status: 403 });
+                    return Err(match status {
+                        StatusCode::FORBIDDEN => Error::Denied { status: 403 },
+                        status => Error::Status { origin, status: status.as_u16() },
+                    });
                 };
                 self.tokens.refused(&self.sender, &scheme, &scope, &base, &refused).await?;
                 ask.authorization = self.authorise(&scheme, &scope, repository, &base).await?;
@@ -389,16 +391,8 @@ impl Upstream {
 fn outcome(answer: Answer) -> Result<Answer> {
     let headers = answer.response.headers();
     match answer.response.status().as_u16() {
-        200..400 if answer.response.headers().contains_key(CONTENT_ENCODING) => {
-            // Digests are over the stored bytes; a transcoded body has another.
-            let identity =
-                headers.get(CONTENT_ENCODING).is_some_and(|value| value.as_bytes().eq_ignore_ascii_case(b"identity"));
-            if identity {
-                Ok(answer)
-            } else {
-                Err(Error::Protocol { origin: answer.origin, what: "a compressed body".to_owned() })
-            }
-        }
+        // Whatever is said of an encoding: nothing but `identity` was asked for, and
+        // the digest decides.
         200..400 => Ok(answer),
         404 => Err(Error::NotFound),
         // A signed redirect that is refused has expired or is not for us: the
@@ -413,9 +407,11 @@ fn outcome(answer: Answer) -> Result<Answer> {
     }
 }
 
-/// Whether a 403 is about a login that has ended, as ECR words it.
+/// Whether a refusal is about a login that has ended. ECR says so with 403 or
+/// 400: "Your authorization token has expired", "… Token is invalid".
 fn says_expired(body: &[u8]) -> bool {
-    String::from_utf8_lossy(body).contains("expired")
+    let words = String::from_utf8_lossy(body).to_ascii_lowercase();
+    words.contains("expired") || words.contains("token") && words.contains("invalid")
 }
 
 fn expect(answer: &Answer, status: StatusCode) -> Result<()> {

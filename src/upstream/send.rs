@@ -5,6 +5,7 @@
 //! Nothing is sent to an origin that is left alone, nor what upstream's rate
 //! limit would only refuse.
 
+use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,7 @@ use bytes::Bytes;
 use http::header::{
     ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, CONTENT_TYPE, HeaderName, LOCATION, PROXY_AUTHORIZATION, RANGE, USER_AGENT,
 };
-use http::{HeaderValue, Method, Request, Response, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Uri};
 use http_body_util::{BodyExt as _, Full, LengthLimitError, Limited};
 use hyper::body::Incoming;
 use hyper_util::client::legacy::Client;
@@ -21,7 +22,7 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 use tokio::time::timeout;
 use url::Url;
 
-use super::breaker::{Breaker, PATIENT, Pass, QUICK};
+use super::breaker::{Breaker, Leave, PATIENT, Pass, Probe, QUICK};
 use super::connect::{Born, Connector};
 use super::egress::{Egress, Purpose};
 use super::error::{Error, Result};
@@ -31,6 +32,10 @@ use super::tunnel;
 use crate::registry::{Origin, OutboundProxy, Registry, Scheme, Timeouts};
 
 const BODY_TIMEOUT: Duration = Duration::from_secs(30);
+/// A question that finds out whether an origin answers gets no longer.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
+/// When to ask again where nothing is known.
+const SOON: Duration = Duration::from_secs(1);
 const MAX_REDIRECTS: usize = 5;
 const AGENT: &str = concat!("transship/", env!("CARGO_PKG_VERSION"));
 
@@ -125,10 +130,13 @@ impl Sender {
         let origin = self.egress.check(purpose, url)?;
         let is_login = matches!(purpose, Purpose::Token | Purpose::SignIn);
         let sort = if is_login { Sort::Token } else { ask.sort };
-        if let Some(left) = self.traffic.limits.cooling(sort) {
+        let is_own = purpose != Purpose::Redirect;
+        let cooling =
+            if is_own { self.traffic.limits.cooling(sort) } else { self.traffic.limits.cooling_elsewhere(&origin) };
+        if let Some(left) = cooling {
             return Err(Error::TooManyRequests { retry_after: Some(left) });
         }
-        let pass = self.pass(purpose, &origin)?;
+        let pass = self.pass(purpose, &origin).await?;
         let protocol = |what: &str| Error::Protocol { origin: origin.clone(), what: what.to_owned() };
         let uri: Uri = url.as_str().parse().map_err(|_| protocol("a URL that cannot be requested"))?;
         let mut request = Request::new(Full::new(ask.form.clone().unwrap_or_default()));
@@ -154,11 +162,7 @@ impl Sender {
         for (name, value) in &ask.headers {
             headers.insert(name, value.clone());
         }
-        if origin.scheme() == Scheme::Http
-            && let Some(proxy) = self.proxy.as_ref().filter(|proxy| proxy.serves(&origin))
-        {
-            headers.extend(tunnel::authorization(proxy).map(|value| (PROXY_AUTHORIZATION, value)));
-        }
+        self.introduce(&origin, headers);
         let client = if ask.sort == Sort::Transfer { &self.transfer } else { &self.control };
         let connection = capture_connection(&mut request);
         let limit = self.timeouts.first_byte;
@@ -168,7 +172,12 @@ impl Sender {
         self.traffic.answered(purpose, status);
         match (pass, status) {
             (Some(pass), Some(..=499)) => pass.succeeded(),
-            (Some(pass), _) if !ask.helps => pass.failed(),
+            (Some(pass), status) if !ask.helps => {
+                let subject = status.filter(|_| purpose == Purpose::Registry).map(|_| subject_of(url));
+                if let Some(probe) = pass.failed(subject) {
+                    self.find_out(probe, &origin).await;
+                }
+            }
             _ => {}
         }
         let response = match answer {
@@ -192,19 +201,53 @@ impl Sender {
             if ask.helps {
                 return Err(Error::TooManyRequests { retry_after: wait });
             }
-            let pause = self.traffic.limits.reached(sort, &headers, &words.unwrap_or_default(), wait);
+            // What somebody elsewhere says is nothing that the registry said.
+            let pause = if is_own {
+                self.traffic.limits.reached(sort, &headers, &words.unwrap_or_default(), wait)
+            } else {
+                self.traffic.limits.reached_elsewhere(&origin, wait)
+            };
             return Err(Error::TooManyRequests { retry_after: Some(wait.unwrap_or(pause)) });
         }
         Ok((response, origin))
     }
 
     /// Leave to ask `origin`, where it is one that is watched.
-    fn pass(&self, purpose: Purpose, origin: &Origin) -> Result<Option<Pass>> {
-        if purpose == Purpose::Redirect {
+    async fn pass(&self, purpose: Purpose, origin: &Origin) -> Result<Option<Pass>> {
+        let Some(breaker) = self.traffic.breaker(origin).filter(|_| purpose != Purpose::Redirect) else {
             return Ok(None);
+        };
+        let open = |retry_after| Error::CircuitOpen { origin: origin.clone(), retry_after };
+        match breaker.pass().map_err(open)? {
+            Leave::Go(pass) => Ok(Some(pass)),
+            Leave::AskFirst(probe) => match self.find_out(probe, origin).await {
+                Some(pass) => Ok(Some(pass)),
+                None => Err(breaker.pass().err().map_or_else(|| open(SOON), open)),
+            },
         }
-        let pass = self.traffic.breaker(origin).map(Breaker::pass).transpose();
-        pass.map_err(|retry_after| Error::CircuitOpen { origin: origin.clone(), retry_after })
+    }
+
+    /// Asks `origin` a question of our own; leave for another if it answers.
+    async fn find_out(&self, probe: Probe, origin: &Origin) -> Option<Pass> {
+        let mut request = Request::new(Full::default());
+        *request.uri_mut() = format!("{origin}/v2/").parse().ok()?;
+        request.headers_mut().insert(USER_AGENT, HeaderValue::from_static(AGENT));
+        self.introduce(origin, request.headers_mut());
+        let answer = timeout(self.timeouts.first_byte.min(PROBE_TIMEOUT), self.control.request(request)).await;
+        if answer.is_ok_and(|answer| answer.is_ok_and(|answer| answer.status().as_u16() < 500)) {
+            return Some(probe.answered());
+        }
+        probe.failed();
+        None
+    }
+
+    /// Says to an outbound proxy that is spoken to in clear who asks.
+    fn introduce(&self, origin: &Origin, headers: &mut HeaderMap) {
+        if origin.scheme() == Scheme::Http
+            && let Some(proxy) = self.proxy.as_ref().filter(|proxy| proxy.serves(origin))
+        {
+            headers.extend(tunnel::authorization(proxy).map(|value| (PROXY_AUTHORIZATION, value)));
+        }
     }
 
     /// A connection of a certain age answers what it was asked and no more: the
@@ -224,6 +267,7 @@ impl Sender {
     pub(super) async fn follow(&self, url: &Url, ask: &Ask) -> Result<Answer> {
         let (mut response, own_origin) = self.send(Purpose::Registry, url, ask).await?;
         let (mut url, mut origin) = (url.clone(), own_origin.clone());
+        let mut purpose = Purpose::Registry;
         for _ in 0..MAX_REDIRECTS {
             if !is_redirect(response.status()) {
                 return Ok(Answer { response, redirected: origin != own_origin, origin });
@@ -233,8 +277,11 @@ impl Sender {
             let location = location.to_str().map_err(|_| protocol("a redirect to no URL"))?;
             url = url.join(location).map_err(|_| protocol("a redirect to no URL"))?;
             url.set_fragment(None);
-            let same = Origin::of(&url).is_ok_and(|target| target == own_origin);
-            let purpose = if same { Purpose::Registry } else { Purpose::Redirect };
+            // Once elsewhere, it is somebody else who says where to go: not back
+            // with the credential.
+            if Origin::of(&url).is_ok_and(|target| target != own_origin) {
+                purpose = Purpose::Redirect;
+            }
             (response, origin) = self.send(purpose, &url, ask).await?;
         }
         if is_redirect(response.status()) {
@@ -242,6 +289,15 @@ impl Sender {
         }
         Ok(Answer { response, redirected: origin != own_origin, origin })
     }
+}
+
+/// The repository that a request is about, as a number.
+fn subject_of(url: &Url) -> u64 {
+    let path = url.path();
+    let end = ["/manifests/", "/blobs/", "/tags/", "/referrers/"].iter().filter_map(|part| path.rfind(part)).max();
+    let mut hasher = DefaultHasher::new();
+    path.get(..end.unwrap_or(path.len())).unwrap_or(path).hash(&mut hasher);
+    hasher.finish()
 }
 
 fn is_redirect(status: StatusCode) -> bool {

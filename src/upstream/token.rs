@@ -121,11 +121,6 @@ impl Tokens {
         self.attempts.take_news()
     }
 
-    /// Whether a 403 may only mean that the login has ended.
-    pub(super) fn end_with_403(&self) -> bool {
-        matches!(*self.sign_in.recipe(), Credential::Aws(_))
-    }
-
     /// The header that authorises `scope` under `scheme`; `None` when there is
     /// nothing to show. `base` is the registry's `/v2/`.
     pub(super) async fn authorization(

@@ -133,6 +133,8 @@ impl Proxy {
                 .env("TRANSSHIP_CACHE_DIR", self.dir.path().join("cache"))
                 .env("TRANSSHIP_LOG_LEVEL", "trace")
                 .env("TRANSSHIP_LOG_FORMAT", "json")
+                // What is waited out is a test's own matter.
+                .env("TRANSSHIP_LIMITS_OUTAGE_PATIENCE", "1s")
                 .envs(environment.iter().map(|(name, value)| (name, value)));
         });
         process.wait_until(|log| listening(log, "data").is_some() && listening(log, "admin").is_some());

@@ -2,12 +2,14 @@
 //!
 //! Writing to the page cache and hashing take less than the hand-over to
 //! another thread costs, so the connection that received a piece does it there
-//! and then. When the disk makes it wait, or several connections feed one
-//! fill, the writer moves to its own thread, and nobody on the runtime's
-//! threads ever waits for it again.
+//! and then; one at a time in the whole process, so that a disk that hangs holds
+//! no more than one of the runtime's threads. When the disk makes it wait, or
+//! several connections feed one fill, the writer moves to a thread of its own,
+//! and nobody on the runtime's threads waits for it again.
 
 use std::io;
-use std::sync::{Mutex, OnceLock, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot};
@@ -19,6 +21,34 @@ use super::writer::{Piece, Writer};
 const SLOW: Duration = Duration::from_millis(10);
 /// Pieces on their way to the thread.
 const CHANNEL: usize = 4;
+
+/// Since when somebody writes on a thread of the runtime, in nanoseconds since
+/// the first who did; 0 while nobody does.
+static WRITING_SINCE: AtomicU64 = AtomicU64::new(0);
+static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
+
+/// The turn to write on a thread of the runtime.
+struct Turn;
+
+impl Turn {
+    /// Takes the turn; `None` when whoever has it waits for the disk.
+    async fn take() -> Option<Turn> {
+        loop {
+            let now = u64::try_from(FIRST.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1);
+            match WRITING_SINCE.compare_exchange(0, now, Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => return Some(Turn),
+                Err(since) if Duration::from_nanos(now.saturating_sub(since)) > SLOW => return None,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        WRITING_SINCE.store(0, Ordering::Release);
+    }
+}
 
 pub(super) struct Feed {
     here: Mutex<Here>,
@@ -44,7 +74,20 @@ impl Feed {
     /// Hands on a piece; `false` when the writer has ended, which
     /// [`finish`](Feed::finish) explains.
     pub(super) async fn hand_on(&self, piece: Piece) -> bool {
-        let Some(piece) = self.write_here(piece) else { return true };
+        let piece = if self.thread.get().is_some() {
+            piece
+        } else {
+            let Some(_turn) = Turn::take().await else {
+                self.move_to_thread();
+                return self.send(piece).await;
+            };
+            let Some(piece) = self.write_here(piece) else { return true };
+            piece
+        };
+        self.send(piece).await
+    }
+
+    async fn send(&self, piece: Piece) -> bool {
         match self.thread.get() {
             Some(thread) => thread.send(piece).await.is_ok(),
             None => false,

@@ -14,12 +14,16 @@ const MOST: usize = 256;
 pub(in crate::cache) struct Spoiled(Mutex<VecDeque<Digest>>);
 
 impl Spoiled {
-    pub(super) fn note(&self, digest: Digest) {
+    pub(in crate::cache) fn note(&self, digest: Digest) {
         let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if !all.contains(&digest) {
             all.truncate(MOST - 1);
             all.push_front(digest);
         }
+    }
+
+    pub(in crate::cache) fn forget(&self, digest: &Digest) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).retain(|other| other != digest);
     }
 
     /// Whether one connection has to do for `digest`.

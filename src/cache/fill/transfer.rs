@@ -202,6 +202,10 @@ impl<'a> Transfer<'a> {
         self.total.is_some_and(|total| total - self.start >= at_least) && self.help().may_be_tried(Instant::now())
     }
 
+    fn tries(&self) -> Tries {
+        Tries::new(self.fill.keeper.settings.outage_patience)
+    }
+
     fn missing(&self) -> u64 {
         let known = self.total.unwrap_or(u64::MAX) - self.start;
         known.saturating_sub(self.received.load(Ordering::Relaxed))
@@ -218,7 +222,7 @@ impl<'a> Transfer<'a> {
     /// The stream from the start. It stops where a helper has begun; then it
     /// does what is left.
     async fn head(&self, opened: Opened) -> Result<(), FillError> {
-        self.go_on(self.start, Some(opened), &mut Tries::default()).await?;
+        self.go_on(self.start, Some(opened), &mut self.tries()).await?;
         self.head_ended.store(true, Ordering::Relaxed);
         self.do_the_rest().await
     }
@@ -259,7 +263,7 @@ impl<'a> Transfer<'a> {
 
     /// Fetches a part, as often as that can help.
     async fn owe(&self, part: Part) -> Result<(), FillError> {
-        let (mut position, mut tries) = (part.start, Tries::default());
+        let (mut position, mut tries) = (part.start, self.tries());
         while position < part.end {
             let opened = self.fill.open(position, Some(part.end), &mut tries).await?;
             self.check_total(&opened)?;
@@ -337,7 +341,7 @@ impl<'a> Transfer<'a> {
         }
         self.helped.store(true, Ordering::Relaxed);
         self.feed.move_to_thread();
-        match self.stream(opened.body, 0, position, Some(part.end), &mut Tries::default()).await? {
+        match self.stream(opened.body, 0, position, Some(part.end), &mut self.tries()).await? {
             Stop::Limit | Stop::End if *position == part.end => Ok(Helped::Done),
             _ => Ok(Helped::Failed),
         }
@@ -374,7 +378,7 @@ impl<'a> Transfer<'a> {
                     return Ok(Stop::Limit);
                 }
                 self.hand_on(frame.split_to(within), position, end.is_none()).await?;
-                tries.succeed();
+                tries.received(within as u64);
             }
             if end == Some(*position) {
                 return Ok(Stop::Limit);

@@ -50,7 +50,7 @@ pub(in crate::pull) struct Pins(Arc<Inner>);
 struct Inner {
     cache: Cache,
     /// Absent where this process does not write to the cache directory.
-    path: Option<PathBuf>,
+    path: PathBuf,
     entries: Mutex<Vec<Entry>>,
     /// Registries and repositories that have pins: nearly no pull is about one,
     /// and this tells without a lock.
@@ -87,8 +87,8 @@ impl Entry {
 impl Pins {
     /// The pins of earlier processes, and those of the configuration.
     pub(in crate::pull) fn open(cache: &Cache, configured: Vec<Key>) -> Pins {
-        let path = cache.is_writer().then(|| file::path(cache.dir()));
-        let mut entries = path.as_deref().map(file::read).unwrap_or_default();
+        let path = file::path(cache.dir());
+        let mut entries = file::read(&path);
         // What the configuration said once and says no longer is no pin.
         entries.retain(|entry| !entry.configured || configured.contains(&entry.key));
         for key in configured {
@@ -208,7 +208,11 @@ impl Pins {
     }
 
     async fn save(&self) -> io::Result<()> {
-        let Some(path) = self.0.path.clone() else { return Ok(()) };
+        // The process that writes keeps its own.
+        if !self.0.cache.is_writer() {
+            return Ok(());
+        }
+        let path = self.0.path.clone();
         let _turn = self.0.writing.lock().await;
         let text = file::text(&self.entries())?;
         tokio::task::spawn_blocking(move || file::write(&path, &text)).await?

@@ -7,7 +7,7 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -91,7 +91,7 @@ type Change = (Key, Option<(Arc<Record>, u64)>);
 pub struct Tags {
     /// `None`: removed, though it may still be on disk.
     recent: moka::sync::Cache<Key, Option<Arc<Record>>>,
-    stored: Option<Stored>,
+    stored: OnceLock<Stored>,
 }
 
 struct Stored {
@@ -106,12 +106,22 @@ struct Stored {
 impl Tags {
     /// Records kept in memory only.
     pub fn in_memory() -> Tags {
-        Tags { recent: moka::sync::Cache::new(RECENT), stored: None }
+        Tags { recent: moka::sync::Cache::new(RECENT), stored: OnceLock::new() }
     }
 
     /// Records kept in the file `path`. A file that cannot be used is replaced;
     /// where that fails too, records are kept in memory.
     pub fn open(path: &Path) -> Tags {
+        let tags = Tags::in_memory();
+        tags.keep_in(path);
+        tags
+    }
+
+    /// Keeps records in the file `path` from now on, those that are known too.
+    pub fn keep_in(&self, path: &Path) {
+        if self.stored.get().is_some() {
+            return;
+        }
         let database = Database::create(path).or_else(|error| {
             warn!(path = %path.display(), %error, "the index of tags cannot be used, starting a new one");
             // A missing file is as good as a removed one.
@@ -119,13 +129,19 @@ impl Tags {
             Database::create(path)
         });
         let stored = match database {
-            Ok(database) => Some(Stored::start(Arc::new(database))),
+            Ok(database) => Stored::start(Arc::new(database)),
             Err(error) => {
                 warn!(path = %path.display(), %error, "tags are kept in memory only");
-                None
+                return;
             }
         };
-        Tags { stored, ..Tags::in_memory() }
+        // Nobody else keeps them anywhere.
+        let _ = self.stored.set(stored);
+        for (key, record) in &self.recent {
+            if record.as_ref().is_none_or(|record| record.linked) {
+                self.write((Key::clone(&key), record.map(|record| (record, now()))));
+            }
+        }
     }
 
     /// What upstream last said of `tag`.
@@ -134,7 +150,7 @@ impl Tags {
         if let Some(known) = self.recent.get(key.as_str()) {
             return known;
         }
-        let record = Arc::new(self.stored.as_ref()?.read(&key, registry, repository)?);
+        let record = Arc::new(self.stored.get()?.read(&key, registry, repository)?);
         self.recent.insert(key.into(), Some(Arc::clone(&record)));
         Some(record)
     }
@@ -158,7 +174,7 @@ impl Tags {
 
     /// Upstream is asked again about every tag of `registry`, however young.
     pub(in crate::pull) fn forget(&self, registry: &Registry) {
-        if let Some(stored) = &self.stored {
+        if let Some(stored) = self.stored.get() {
             let mut forgotten = stored.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
             forgotten.insert(registry.name.slug().to_owned(), now());
         }
@@ -172,7 +188,7 @@ impl Tags {
 
     /// How many are kept.
     pub(in crate::pull) fn count(&self) -> u64 {
-        match &self.stored {
+        match self.stored.get() {
             Some(stored) => stored.count().unwrap_or_default(),
             None => self.recent.entry_count(),
         }
@@ -180,7 +196,7 @@ impl Tags {
 
     /// Writes what is not written yet.
     pub(in crate::pull) fn close(&self) {
-        if let Some(stored) = &self.stored {
+        if let Some(stored) = self.stored.get() {
             stored.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
             if let Some(writer) = stored.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
                 // A writer that panicked has nothing more to write.
@@ -190,7 +206,7 @@ impl Tags {
     }
 
     fn write(&self, change: Change) {
-        if let Some(stored) = &self.stored
+        if let Some(stored) = self.stored.get()
             && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
         {
             // Without the writer there is the memory.
@@ -402,6 +418,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tags.redb");
         std::fs::write(&path, b"not a database").unwrap();
-        assert!(Tags::open(&path).stored.is_some());
+        assert!(Tags::open(&path).stored.get().is_some());
     }
 }

@@ -102,8 +102,8 @@ fn an_image_without_a_connection_goes_through_the_registry_that_answers_for_it()
         ("registry.internal:5000/team/app:1", "internal/app:1"),
         // A repository that is called as a registry is.
         ("internal/app", "docker-hub/internal/app"),
-        // The first part would be taken for a host.
-        ("ghcr.io/example-org/v1.2/app", "my-example-ghcr/ghcr.io/example-org/v1.2/app"),
+        // A first part with a dot is taken for a host only where it is one.
+        ("ghcr.io/example-org/v1.2/app", "my-example-ghcr/v1.2/app"),
         (&format!("alpine:3{digest}"), &format!("docker-hub/library/alpine:3{digest}")),
     ] {
         assert_eq!(through().reference(image, None), Ok(format!("localhost:5000/{expected}")));

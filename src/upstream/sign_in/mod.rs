@@ -149,11 +149,6 @@ impl SignIn {
         }
     }
 
-    /// The recipe that is followed now.
-    pub(super) fn recipe(&self) -> Arc<Credential> {
-        Arc::clone(&self.current.load().recipe)
-    }
-
     /// The generation of the secret in use, and its recipe.
     pub(super) fn in_use(&self) -> Option<(u64, Arc<Credential>)> {
         let current = self.current.load();
@@ -365,7 +360,6 @@ mod tests {
 
     use super::super::connect::Connector;
     use super::super::egress::Egress;
-    use super::super::tls::client_config;
     use super::*;
     use crate::registry::{AccessMode, EgressSettings, Form, Kind, Registry, Secret, Value};
 
@@ -414,8 +408,8 @@ mod tests {
     fn sign_in() -> (SignIn, Sender) {
         let registry = registry();
         let egress = Egress::new(Arc::clone(&registry));
-        let tls = Arc::new(client_config(None, None).unwrap());
-        let connector = Connector::new(egress.clone(), tls, &registry.egress.outbound);
+        let connector =
+            Connector::new(egress.clone(), None, registry.origins().cloned(), &registry.egress.outbound).unwrap();
         let sign_in = SignIn::new(registry.name.clone(), registry.credential.clone());
         (sign_in, Sender::new(&registry, egress, connector))
     }
