@@ -302,7 +302,7 @@ impl Api {
         let directory = self.directory.load();
         let by_name = name.components().next().is_some_and(|first| directory.by_name(first).is_some());
         let near = directory.near(name, known).filter(|near| went_to.is_default && !by_name && !near.is_default);
-        near.map(|near| near.name.slug().to_owned())
+        near.map(|near| near.name.address().to_owned())
     }
 
     fn may_still_log_in(&self, principal: &Principal) -> bool {

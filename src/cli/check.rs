@@ -43,10 +43,11 @@ fn credential(registry: &Registry) -> &'static str {
 fn table(settings: &Settings) {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["registry", "kind", "upstream", "prefix", "credential", "access", "default"]);
+    table.set_header(["registry", "pull as", "kind", "upstream", "prefix", "credential", "access", "default"]);
     for registry in &settings.registries {
         table.add_row([
             registry.name.display(),
+            registry.name.address(),
             registry.kind.as_str(),
             &registry.origin.to_string(),
             registry.prefix.as_ref().map_or("-", |prefix| prefix.as_str()),
@@ -84,7 +85,7 @@ fn hidden(directory: &Directory) -> Option<String> {
     let hiding: Vec<_> = directory
         .registries()
         .iter()
-        .filter_map(|registry| directory.hidden_by(registry).map(|default| (registry.name.slug(), default)))
+        .filter_map(|registry| directory.hidden_by(registry).map(|default| (registry.name.address(), default)))
         .collect();
     let (_, default) = hiding.first()?;
     let names: Vec<String> = hiding.iter().map(|(name, _)| format!("{name}/…")).collect();
@@ -114,7 +115,7 @@ fn json(settings: &Settings) {
         .map(|registry| {
             serde_json::json!({
                 "name": registry.name.display(),
-                "address": registry.name.slug(),
+                "address": registry.name.address(),
                 "kind": registry.kind.as_str(),
                 "upstream": registry.origin.to_string(),
                 "prefix": registry.prefix.as_ref().map(|prefix| prefix.as_str()),

@@ -92,7 +92,7 @@ impl Live {
         };
         RegistryEntry {
             name: name.to_owned(),
-            address: registry.name.slug().to_owned(),
+            address: registry.name.address().to_owned(),
             kind: registry.kind.to_string(),
             upstream: registry.origin.to_string(),
             prefix: registry.prefix.as_ref().map(ToString::to_string),
@@ -114,6 +114,11 @@ impl Live {
         let registry =
             directory.called(name).ok_or_else(|| Refused::Unknown(format!("there is no registry `{name}`")))?;
         Ok(self.entry(configuration, registry))
+    }
+
+    /// The display name of the registry that `name` means, in any of its forms.
+    fn display_of(&self, name: &str) -> String {
+        self.directory.load().called(name).map_or_else(|| name.to_owned(), |found| found.name.display().to_owned())
     }
 
     fn note_client(&self, event: &'static str, client: &str, by: std::net::IpAddr) {
@@ -221,7 +226,8 @@ impl Operator for Live {
         let configuration = guard.as_mut().ok_or_else(no_configuration)?;
         let new = change.keys.as_ref().and_then(|keys| keys.get("name")?.as_str().map(str::to_owned));
         let (keys, secrets) = (change.keys.is_some(), !change.secrets.is_empty());
-        let ((), settings) = configuration.replace_registry(name, change.keys, change.secrets).map_err(refused)?;
+        let ((), settings) =
+            configuration.replace_registry(&self.display_of(name), change.keys, change.secrets).map_err(refused)?;
         self.apply(settings)?;
         let name = new.as_deref().unwrap_or(name);
         for (event, happened) in [("registry_changed", keys), ("credential_changed", secrets)] {
@@ -235,7 +241,7 @@ impl Operator for Live {
     fn remove_registry(&self, name: &str, by: std::net::IpAddr) -> Result<(), Refused> {
         let mut guard = self.lock();
         let configuration = guard.as_mut().ok_or_else(no_configuration)?;
-        let ((), settings) = configuration.remove_registry(name).map_err(refused)?;
+        let ((), settings) = configuration.remove_registry(&self.display_of(name)).map_err(refused)?;
         self.apply(settings)?;
         self.note("registry_removed", name, by);
         Ok(())
@@ -244,7 +250,9 @@ impl Operator for Live {
     fn candidate(&self, name: Option<&str>, change: RegistryChange) -> Result<Arc<Registry>, Refused> {
         let guard = self.lock();
         let configuration = guard.as_ref().ok_or_else(no_configuration)?;
-        configuration.candidate(name, change.keys, change.secrets).map_err(refused)
+        configuration
+            .candidate(name.map(|name| self.display_of(name)).as_deref(), change.keys, change.secrets)
+            .map_err(refused)
     }
 
     fn clients(&self) -> Vec<(Client, bool)> {

@@ -52,7 +52,7 @@ impl Names {
     /// closed.
     pub(super) fn update(&mut self, registries: &[Arc<Registry>], now: SystemTime) -> Vec<RetiredName> {
         let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        let in_use: BTreeSet<String> = registries.iter().map(|registry| registry.name.slug().to_owned()).collect();
+        let in_use: BTreeSet<String> = registries.iter().map(|registry| registry.name.address().to_owned()).collect();
         let mut retired = std::mem::take(&mut self.record.retired);
         for gone in self.record.in_use.difference(&in_use) {
             retired.insert(gone.clone(), now);

@@ -129,8 +129,8 @@ impl Directory {
     pub fn near(&self, name: &Repository, known: impl Fn(&Registry) -> bool) -> Option<&Arc<Registry>> {
         let (first, _) = name.split_first()?;
         let known = || self.registries.iter().filter(|registry| known(registry));
-        let near = nearest(first, known().map(|registry| registry.name.slug()))?;
-        known().find(|registry| registry.name.slug() == near)
+        let near = nearest(first, known().map(|registry| registry.name.address()))?;
+        known().find(|registry| registry.name.address() == near)
     }
 
     /// All registries, in configuration order.
@@ -292,8 +292,9 @@ impl Directory {
 
     /// The registry of that name, in either of its forms.
     pub fn called(&self, name: &str) -> Option<&Arc<Registry>> {
-        let name: RegistryName = name.parse().ok()?;
-        self.registries.iter().find(|registry| registry.name == name)
+        let parsed: Option<RegistryName> = name.parse().ok();
+        let is_it = |registry: &&Arc<Registry>| Some(&registry.name) == parsed.as_ref();
+        self.by_name(name).or_else(|| self.registries.iter().find(is_it))
     }
 
     /// The registry whose name stands in an address as `component`.

@@ -154,7 +154,7 @@ impl Registry {
             links,
             quota,
         } = self;
-        name.display() == other.name.display()
+        (name.display(), name.address()) == (other.name.display(), other.name.address())
             && (kind, origin, endpoints, image_hosts)
                 == (&other.kind, &other.origin, &other.endpoints, &other.image_hosts)
             && (prefix, known_realms, access) == (&other.prefix, &other.known_realms, &other.access)

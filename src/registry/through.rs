@@ -283,7 +283,7 @@ impl Through {
 
     /// The shortest address by name that means this repository of `registry`.
     fn address(&self, registry: &Arc<Registry>, repository: &Repository) -> Option<Repository> {
-        let slug = registry.name.slug();
+        let slug = registry.name.address();
         let short = format!("{slug}/{}", registry.relative(repository));
         let full = registry.image_hosts.iter().map(|host| format!("{slug}/{host}/{repository}"));
         std::iter::once(short).chain(full).filter_map(|text| text.parse().ok()).find(|name: &Repository| {

@@ -31,10 +31,11 @@ pub(super) async fn list(backend: &Backend, args: &ListArgs) -> Outcome {
         Output::Table => {
             let mut table = Table::new();
             table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-            table.set_header(["registry", "kind", "upstream", "prefix", "credential", "access", "from"]);
+            table.set_header(["registry", "pull as", "kind", "upstream", "prefix", "credential", "access", "from"]);
             for entry in &all.registries {
                 table.add_row([
                     entry.name.as_str(),
+                    &entry.address,
                     &entry.kind,
                     &entry.upstream,
                     entry.prefix.as_deref().unwrap_or("-"),

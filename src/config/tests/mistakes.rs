@@ -85,7 +85,7 @@ fn what_is_wrong_in_the_tables_of_the_proxy_is_told_with_its_place() {
 fn what_is_wrong_with_a_registry_is_told_with_its_place() {
     // Lines 5 and on, behind a registry that lacks nothing.
     for (text, place, piece, help) in [
-        ("colour = 1", (5, 1), "[[registry]] has no key `colour`", "known here: access, allow_plaintext"),
+        ("colour = 1", (5, 1), "[[registry]] has no key `colour`", "known here: access, address, allow_plaintext"),
         ("usrname = 1", (5, 1), "[[registry]] has no key `usrname`", "did you mean `username`?"),
         (
             "region = \"eu\"",
