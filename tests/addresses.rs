@@ -146,6 +146,29 @@ fn ping_answers_at_every_root() {
 }
 
 #[test]
+fn a_mirror_asked_for_docker_hub_by_name_answers_as_one_asked_without() {
+    let (corner, upstream) = (Upstream::start(), Upstream::start());
+    let ours = corner.image("library/alpine", "3", &[]);
+    upstream.image("library/alpine", "3", &[]);
+    // Docker Hub is there, but nobody has named it: a mirror with a default
+    // registry of its own is asked for docker.io by runtimes that say so.
+    let proxy = Setup::new()
+        .sections("docker_hub = true\n")
+        .registry("other", &upstream, "")
+        .registry("corner", &corner, "default = true")
+        .start();
+    for host in ["docker.io", "index.docker.io", "registry-1.docker.io"] {
+        let answer = proxy.get(&format!("/v2/library/alpine/manifests/3?ns={host}"));
+        assert_eq!((answer.status, &answer.body), (200, &ours), "{host}");
+        assert_eq!(answer.header("oci-namespace"), Some(host));
+        assert_eq!(proxy.get(&format!("/v2/?ns={host}")).status, 200);
+    }
+    assert_eq!(proxy.get("/v2/library/alpine/manifests/3").body, ours);
+    assert_eq!(proxy.get("/v2/library/alpine/manifests/3?ns=quay.io").status, 404);
+    assert_eq!(upstream.connections(), 0);
+}
+
+#[test]
 fn v2_twice_a_root_dot_and_a_namespace_in_a_header_are_understood() {
     let (first, second) = (Upstream::start(), Upstream::start());
     let digest = first.blob("my.group/app", &noise(2, 1000));

@@ -108,6 +108,28 @@ fn a_sound_configuration_is_shown_as_json() {
 }
 
 #[test]
+fn it_says_what_docker_hub_is_answered_with_and_what_names_hide() {
+    let quay = "[[registry]]\nname = \"quay\"\nkind = \"quay\"\n";
+    let own = "[[registry]]\nname = \"own\"\nkind = \"generic\"\nurl = \"https://own.example\"\ndefault = true\n";
+    let hides = "names of registries hide quay/… of the default registry";
+    for (text, answered, hidden) in [
+        (quay.to_owned(), "docker.io is answered by registry `docker-hub`\n", true),
+        (format!("docker_hub = false\n{quay}{own}"), "docker.io is answered by registry `own`\n", true),
+        (format!("docker_hub = false\n{quay}"), "docker.io is not answered: ", false),
+        (
+            format!("[server]\nmirror_listen = \"127.0.0.1:5080\"\n{quay}"),
+            "docker.io is answered by registry `docker-hub`\n",
+            false,
+        ),
+    ] {
+        let said = File::new(&text).check();
+        assert_eq!(said.code, Some(0), "{}", said.stderr);
+        assert!(said.stdout.contains(answered), "{}", said.stdout);
+        assert_eq!(said.stdout.contains(hides), hidden, "{}", said.stdout);
+    }
+}
+
+#[test]
 fn the_commented_default_and_no_file_at_all_are_sound() {
     let default = File::new(include_str!("../config/transship.toml"));
     let (with, without) = (default.check(), default.run(&["check"], &[]));

@@ -355,7 +355,7 @@ fn credentials_for_somewhere_else_are_refused_unless_they_are_to_be_ignored() {
 }
 
 #[test]
-fn what_ping_says_follows_its_mode_and_the_default_registry() {
+fn what_ping_says_follows_its_mode_and_what_asks_for_grants() {
     let upstream = Upstream::start();
     let clients = with_password("ci", "correct horse", "private/**");
     for (mode, expected) in [("auto", 401), ("open", 200), ("challenge", 401)] {

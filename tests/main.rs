@@ -26,6 +26,8 @@ mod framing;
 mod freshness;
 mod http2_abuse;
 mod leaks;
+mod login;
+mod mirror;
 mod names;
 mod outage;
 mod outbound;

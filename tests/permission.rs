@@ -75,7 +75,7 @@ fn c1_without_credentials_a_private_registry_challenges_for_everything_cached_or
         for method in ["GET", "HEAD"] {
             let answer = http::send(tenants.proxy.address(), method, &target, &[]);
             assert_eq!(answer.status, 401, "{method} {target}");
-            assert!(answer.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Basic realm=")));
+            assert!(answer.header("www-authenticate").is_some_and(|challenge| challenge.starts_with("Bearer realm=")));
             for name in ["etag", "docker-content-digest", "content-range"] {
                 assert_eq!(answer.header(name), None, "{target} {name}");
             }

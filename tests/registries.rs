@@ -278,7 +278,7 @@ fn f38_a_file_that_is_wrong_changes_nothing_and_says_why() {
     rustix::process::kill_process(pid, rustix::process::Signal::HUP).unwrap();
     assert!(eventually(|| proxy.get("/v2/renamed/app/manifests/1").status == 200), "{}", proxy.log());
     assert_eq!(proxy.get("/v2/sample/app/manifests/1").status, 404);
-    std::fs::write(&config, format!("[limits]\nmax_fills = 7\n{good}")).unwrap();
+    std::fs::write(&config, format!("{good}\n[limits]\nmax_fills = 7\n")).unwrap();
     assert_eq!(json(&ask(&proxy, "POST", "reload", &Value::Null))["after_restart"], json!(["[cache]"]));
 }
 

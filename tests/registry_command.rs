@@ -224,3 +224,47 @@ fn a_stored_registry_is_one_that_references_can_name() {
         transship(&proxy.cache(), &["ref", &image, "--registry", "My-Team", "--admin", &admin], "").expect_ok();
     assert!(printed.text().ends_with("/my-team/team/app:1"), "{}", printed.text());
 }
+
+#[test]
+fn a_name_is_free_text_and_its_address_is_proposed_or_chosen() {
+    let (provider, proxy) = start();
+    let options = options(&provider);
+    let options: Vec<&str> = options.iter().map(String::as_str).chain(["--no-test"]).collect();
+    let store =
+        |name: &str, more: &[&str]| online(&proxy, &[&["add", name], more, options.as_slice()].concat(), SECRET);
+    for (name, more, address) in [
+        ("Team Registry", &[][..], "team-registry"),
+        ("Ünïcode", &[], "unicode"),
+        ("团队", &["--address", "team-a"], "team-a"),
+    ] {
+        let said = store(name, more).expect_ok().text();
+        assert!(said.contains(&format!("stored {name}; pull through {address}/…")), "{said}");
+        let target = format!("/v2/{address}/team/app/manifests/1");
+        assert_eq!(proxy.get(&target).status, 200, "{name}");
+        let listed = online(&proxy, &["list"], "").expect_ok().text();
+        assert!(listed.contains("pull as") && listed.contains(name) && listed.contains(address), "{listed}");
+    }
+    // A credential is changed, and the registry removed, by either of them.
+    let answered = || proxy.get("/v2/team-a/team/app/manifests/1").status;
+    let admin = format!("http://{}", proxy.admin());
+    let client = ["client", "--admin", &admin, "add", "ci", "--token", "--grant", "team-a/team/*"];
+    transship(&proxy.cache(), &client, "").expect_ok();
+    online(&proxy, &["edit", "team-a", "--address", "team-b", "--no-test"], "").expect_ok();
+    // Where clients are known, whoever is not is asked for a login.
+    assert_eq!((answered(), proxy.get("/v2/team-b/team/app/manifests/1").status), (401, 200));
+    let shown = online(&proxy, &["show", "团队"], "").expect_ok().text();
+    assert!(shown.contains("team-b") && shown.contains("fingerprint"), "{shown}");
+    online(&proxy, &["rm", "--yes", "team-b"], "").expect_ok();
+    assert_eq!(proxy.get("/v2/team-b/team/app/manifests/1").status, 401);
+    online(&proxy, &["rm", "--yes", "Team Registry"], "").expect_ok();
+    // What cannot be addressed, or means two things, is refused when stored.
+    for (name, more, word) in [
+        ("x", &["--address", "Not One"][..], "one part of an image name"),
+        ("x", &["--address", "v2"], "reserved"),
+        ("x", &["--address", "unicode"], "already"),
+        ("!!", &[], "letter or digit"),
+    ] {
+        let said = store(name, more).expect_error();
+        assert!(said.contains(word), "{name}: {said}");
+    }
+}

@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use argon2::{Argon2, PasswordVerifier as _};
@@ -27,6 +27,7 @@ use zeroize::Zeroizing;
 use super::certificate::CertificateNames;
 use super::client::{Client, Proof};
 use super::throttle::{LoginLimits, Throttle};
+use super::token::{Issued, Scope, TokenKey};
 use crate::oci::Repository;
 use crate::registry::{AccessMode, Registry};
 use crate::telemetry::{Audit, Event};
@@ -66,12 +67,38 @@ pub struct Evidence<'a> {
     pub certificate: Option<&'a CertificateNames>,
 }
 
+/// Who is asking, and by what that is known.
+#[derive(Debug, Clone)]
+pub struct Identity {
+    /// Who it is.
+    pub principal: Principal,
+    /// What was sent to show it.
+    pub shown: Shown,
+}
+
+/// What became of what was sent to show who is asking.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// Nothing was sent: who it is follows from where it comes from.
+    Nothing,
+    /// A login, which is right.
+    Login,
+    /// A login for somewhere else, which was not looked at.
+    Ignored,
+    /// A token of ours, for these repositories.
+    Token(Scope),
+}
+
 /// Credentials were sent and are not accepted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Rejected {
     /// They are not right.
     #[error("the credentials are not accepted")]
     Wrong,
+    /// It is a token of ours that has ended, or whose client has changed: a
+    /// new one may be had.
+    #[error("the token has ended")]
+    Ended,
     /// They were not looked at, after too many wrong ones.
     #[error("too many wrong logins")]
     TooMany {
@@ -112,6 +139,8 @@ pub struct Gate {
     /// Slow checks at a time; each takes memory and a core.
     checks: Semaphore,
     throttle: Throttle,
+    /// Absent where there is no randomness: no token is made then.
+    tokens: Option<TokenKey>,
     audit: Arc<Audit>,
     hasher: RandomState,
 }
@@ -204,11 +233,19 @@ impl Gate {
             passed: moka::future::Cache::builder().max_capacity(10_000).time_to_idle(PASSED_FOR).build(),
             checks: Semaphore::new(2),
             throttle: Throttle::new(settings.limits),
+            tokens: TokenKey::random(),
             audit,
             hasher: RandomState::new(),
         };
         gate.replace(clients);
         gate
+    }
+
+    /// The gate, with tokens signed by a key that outlives this process.
+    #[must_use]
+    pub fn with_token_key(mut self, key: TokenKey) -> Gate {
+        self.tokens = Some(key);
+        self
     }
 
     /// From now on these are the clients. Those that are as they were keep
@@ -241,19 +278,50 @@ impl Gate {
     ///
     /// # Errors
     /// When credentials were sent that are not accepted.
-    pub async fn identify(&self, evidence: Evidence<'_>) -> Result<Principal, Rejected> {
+    pub async fn identify(&self, evidence: Evidence<'_>) -> Result<Identity, Rejected> {
         if !self.knows_clients() {
-            return Ok(Principal::Anonymous);
+            let shown = if evidence.authorization.is_empty() { Shown::Nothing } else { Shown::Ignored };
+            return Ok(Identity { principal: Principal::Anonymous, shown });
         }
-        let principal = match evidence.authorization.as_slice() {
-            [] => self.by_circumstance(&evidence),
+        let identity = match evidence.authorization.as_slice() {
+            [] => Identity { principal: self.by_circumstance(&evidence), shown: Shown::Nothing },
             [one] => self.by_credential(one, &evidence).await?,
             _ => return Err(Rejected::Wrong),
         };
-        if let Some(name) = principal.name() {
+        if let Some(name) = identity.principal.name() {
             self.audit.first(&login("success", Some(name), evidence.peer));
         }
-        Ok(principal)
+        Ok(identity)
+    }
+
+    /// A token for whoever has logged in, or for nobody in particular; `None`
+    /// when none can be made.
+    ///
+    /// Who is known by a network or a certificate stays known by that alone: a
+    /// token that could be carried elsewhere is not made of it.
+    pub fn issue(&self, principal: &Principal, scope: &Scope) -> Option<Issued> {
+        let client = match principal {
+            Principal::Client(client) if matches!(client.proof, Proof::Password { .. } | Proof::Token { .. }) => {
+                Some(client.as_ref())
+            }
+            _ => None,
+        };
+        Some(self.tokens.as_ref()?.issue(client, scope, SystemTime::now()))
+    }
+
+    /// Who shows a token of ours.
+    fn by_own_token(&self, token: &str, evidence: &Evidence<'_>) -> Result<Identity, Rejected> {
+        let tokens = self.tokens.as_ref().ok_or(Rejected::Ended)?;
+        let read = tokens.read(token, SystemTime::now()).ok_or(Rejected::Ended)?;
+        let principal = match read.client {
+            None => self.by_circumstance(evidence),
+            Some((name, generation)) => {
+                let clients = self.clients.load();
+                let client = clients.by_name.get(&name).filter(|client| tokens.generation(client) == generation);
+                Principal::Client(Arc::clone(client.ok_or(Rejected::Ended)?))
+            }
+        };
+        Ok(Identity { principal, shown: Shown::Token(read.scope) })
     }
 
     /// Whether `principal` may pull `repository` (its full upstream name).
@@ -263,6 +331,17 @@ impl Gate {
             (AccessMode::Grants, Principal::Anonymous) => false,
             (AccessMode::Grants, Principal::Client(client)) => {
                 client.grants.iter().any(|grant| grant.covers(registry, repository))
+            }
+        }
+    }
+
+    /// Whether `principal` may be told that there is such a registry.
+    pub fn may_know(&self, principal: &Principal, registry: &Registry) -> bool {
+        match (registry.access, principal) {
+            (AccessMode::Anyone, _) => true,
+            (AccessMode::Grants, Principal::Anonymous) => false,
+            (AccessMode::Grants, Principal::Client(client)) => {
+                client.grants.iter().any(|grant| registry.name.matches(grant.registry()))
             }
         }
     }
@@ -297,19 +376,25 @@ impl Gate {
         found.map_or(Principal::Anonymous, |client| Principal::Client(Arc::clone(client)))
     }
 
-    async fn by_credential(&self, header: &[u8], evidence: &Evidence<'_>) -> Result<Principal, Rejected> {
+    async fn by_credential(&self, header: &[u8], evidence: &Evidence<'_>) -> Result<Identity, Rejected> {
         let sent = Sent::parse(header).ok_or(Rejected::Wrong)?;
+        let logged_in = |client| Identity { principal: Principal::Client(client), shown: Shown::Login };
+        if let Sent::Bearer(token) = &sent
+            && TokenKey::is_token(token)
+        {
+            return self.by_own_token(token, evidence);
+        }
         let fingerprint = sent.fingerprint();
         if let Some(client) = self.passed.get(&fingerprint).await {
             if self.clients.load().is_current(&client) {
-                return Ok(Principal::Client(client));
+                return Ok(logged_in(client));
             }
             self.passed.invalidate(&fingerprint).await;
         }
         let (peer, user) = (evidence.peer, sent.user());
         let known = user.is_some_and(|user| self.clients.load().with_password(user).is_some());
         if user.is_some() && !known && self.settings.foreign_credentials == ForeignCredentials::Ignore {
-            return Ok(self.by_circumstance(evidence));
+            return Ok(Identity { principal: self.by_circumstance(evidence), shown: Shown::Ignored });
         }
         // Whoever sends the same at the same time shares the check.
         let checked = self.passed.try_get_with(fingerprint, self.check(&sent, peer)).await;
@@ -318,7 +403,7 @@ impl Gate {
         match checked.map_err(|rejected| *rejected) {
             Ok(client) if self.clients.load().is_current(&client) => {
                 self.throttle.right(peer, user);
-                Ok(Principal::Client(client))
+                Ok(logged_in(client))
             }
             Err(rejected @ Rejected::TooMany { .. }) => {
                 self.audit.client(&login("refused", name, peer));
@@ -439,7 +524,7 @@ mod tests {
     }
 
     async fn who(gate: &Gate, evidence: Evidence<'_>) -> Result<String, Rejected> {
-        gate.identify(evidence).await.map(|principal| match principal {
+        gate.identify(evidence).await.map(|identity| match identity.principal {
             Principal::Anonymous => "-".into(),
             Principal::Client(client) => client.name.clone(),
         })
@@ -466,6 +551,34 @@ mod tests {
             let certified = Evidence { certificate: Some(&names), ..Evidence::default() };
             assert_eq!(who(&gate, certified).await, Ok(expected.into()));
         }
+    }
+
+    #[tokio::test]
+    async fn a_token_of_ours_is_its_client_until_the_proof_changes() {
+        let gate = gate();
+        let scope = Scope::default();
+        let token = async |header: &str| {
+            let identity = gate.identify(sends(header.as_bytes())).await.unwrap();
+            format!("Bearer {}", gate.issue(&identity.principal, &scope).unwrap().token)
+        };
+        let (ci, robot) = (token(&basic("ci:correct horse")).await, token("Bearer t0ken").await);
+        assert_eq!(who(&gate, sends(ci.as_bytes())).await, Ok("ci".into()));
+        assert_eq!(who(&gate, sends(robot.as_bytes())).await, Ok("robot".into()));
+        assert_eq!(who(&gate, sends(b"Bearer tsp1.e30.AA")).await, Err(Rejected::Ended));
+        // What a network shows cannot be carried out of it.
+        let rack = Evidence { peer: "10.1.2.3".parse().ok(), ..Evidence::default() };
+        let rack = gate.identify(rack).await.unwrap();
+        assert_eq!(rack.principal.name(), Some("rack"));
+        let carried = format!("Bearer {}", gate.issue(&rack.principal, &scope).unwrap().token);
+        assert_eq!(who(&gate, sends(carried.as_bytes())).await, Ok("-".into()));
+        let mut next = clients();
+        next[0].grants = vec!["hub/**".parse().unwrap()];
+        next[1].proof = Proof::Token { sha256: crate::oci::Digest::sha256_of(b"new").hex() };
+        gate.replace(next);
+        assert_eq!(who(&gate, sends(ci.as_bytes())).await, Ok("ci".into()), "grants are looked up when they count");
+        assert_eq!(who(&gate, sends(robot.as_bytes())).await, Err(Rejected::Ended));
+        gate.replace(vec![client("other", Proof::Networks(vec![]))]);
+        assert_eq!(who(&gate, sends(ci.as_bytes())).await, Err(Rejected::Ended));
     }
 
     #[tokio::test]
@@ -554,7 +667,7 @@ mod tests {
         let mut robot = client("robot", Proof::Token { sha256: crate::oci::Digest::sha256_of(b"t0ken").hex() });
         robot.grants = vec!["hub/library/*".parse().unwrap()];
         let gate = gate_of(vec![robot.clone()]);
-        let ask = async || gate.identify(sends(b"bearer t0ken")).await.unwrap();
+        let ask = async || gate.identify(sends(b"bearer t0ken")).await.unwrap().principal;
         let principal = ask().await;
         assert!(gate.may_pull(&principal, &registry, &repository));
         robot.grants.clear();

@@ -429,8 +429,13 @@ mod tests {
         let text = ["hub", "hub-2"].map(|name| {
             format!("[[registry]]\nname = \"{name}\"\nkind = \"generic\"\nurl = \"https://{name}.example\"\n")
         });
-        let registries =
-            Settings::parse("t.toml", &text.concat(), &std::collections::BTreeMap::new()).unwrap().registries;
+        let registries = Settings::parse(
+            "t.toml",
+            &format!("docker_hub = false\n{}", text.concat()),
+            &std::collections::BTreeMap::new(),
+        )
+        .unwrap()
+        .registries;
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("links.redb");
         let repository = |name: &str| name.parse::<Repository>().unwrap();

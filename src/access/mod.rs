@@ -8,12 +8,14 @@ mod link;
 mod record;
 mod secret;
 mod throttle;
+mod token;
 
 pub use certificate::{CertificateName, CertificateNames, InvalidCertificateName};
 pub use client::{Client, Proof};
-pub use gate::{Evidence, ForeignCredentials, Gate, GateSettings, Principal, Rejected};
+pub use gate::{Evidence, ForeignCredentials, Gate, GateSettings, Identity, Principal, Rejected, Shown};
 pub use grant::{Grant, InvalidGrant};
 pub use link::{Link, LinkKey, Links};
 pub use record::{ClientRecord, InvalidClient, ProofRecord, check_name, check_password_hash, check_token_hash};
 pub use secret::{SecretError, make_secret, password_proof, token_proof};
 pub use throttle::LoginLimits;
+pub use token::{Issued, Scope, TokenKey};

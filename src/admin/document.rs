@@ -170,6 +170,19 @@ pub struct OfflineStatus {
 pub struct Registries {
     /// All that are in force, in the order in which they are looked through.
     pub registries: Vec<RegistryEntry>,
+    /// Names that were taken away not long ago: they mean nothing, also at the
+    /// default registry.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub retired: Vec<RetiredEntry>,
+}
+
+/// A name that was a registry's.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct RetiredEntry {
+    /// The name as it stood in addresses.
+    pub address: String,
+    /// Until then it means nothing.
+    pub until: String,
 }
 
 /// One registry; also the answer to adding or changing one.
@@ -189,6 +202,10 @@ pub struct RegistryEntry {
     pub access: String,
     /// Whether it answers root mirror requests.
     pub default: bool,
+    /// The default registry, where this one's name in a path hides what is
+    /// called so there.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hides: Option<String>,
     /// Whether upstream is shown a credential.
     pub has_credential: bool,
     /// Whether it is stored: one of the configuration file is changed there.

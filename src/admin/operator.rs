@@ -4,7 +4,7 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::document::{RegistryEntry, Reloaded};
+use super::document::{RegistryEntry, Reloaded, RetiredEntry};
 use crate::access::Client;
 use crate::registry::{Registry, Secret};
 
@@ -39,6 +39,9 @@ pub enum Refused {
 pub trait Operator: Send + Sync {
     /// All registries in force, in the order in which they are looked through.
     fn registries(&self) -> Vec<RegistryEntry>;
+
+    /// Names that were taken away not long ago.
+    fn retired_names(&self) -> Vec<RetiredEntry>;
 
     /// One of them.
     ///

@@ -26,8 +26,9 @@ pub(super) fn routes() -> Router<Admin> {
 }
 
 async fn list(State(admin): State<Admin>) -> Result<Json<Registries>, Failed> {
-    let registries = asked(&admin, |operator| Ok(operator.registries())).await?;
-    Ok(Json(Registries { registries }))
+    let all =
+        |operator: &dyn Operator| Registries { registries: operator.registries(), retired: operator.retired_names() };
+    asked(&admin, move |operator| Ok(all(operator))).await.map(Json)
 }
 
 async fn show(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Json<RegistryEntry>, Failed> {

@@ -13,13 +13,14 @@ use http::{Method, Response, Version};
 use tracing::{debug, info, warn};
 
 use super::body::{Body, Counted, Transport};
+use super::login::{self, Reached, TokenFault};
 use super::path::{self, Endpoint, Target};
 use super::permit::Permit;
 use super::{pages, query, response};
-use crate::access::{CertificateNames, Evidence, Gate, Principal, Rejected};
+use crate::access::{CertificateNames, Evidence, Gate, Identity, Principal, Rejected, Shown};
 use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository};
 use crate::pull::{self, BlobQuestion, Puller};
-use crate::registry::{AccessMode, Address, AddressHint, Directory, HostPort, Registry, Resolved};
+use crate::registry::{AccessMode, Address, AddressHint, Directory, Door, HostPort, Registry, Resolved};
 use crate::telemetry::{Audit, Event, Metrics, RequestLabels};
 
 /// The data listener's API.
@@ -28,6 +29,7 @@ pub struct Api {
     gate: Arc<Gate>,
     puller: Arc<Puller>,
     ping: PingMode,
+    reached: Reached,
     /// What clients know the proxy by.
     public_host: Option<HostPort>,
     max_uri_bytes: usize,
@@ -42,6 +44,8 @@ pub struct Peer {
     pub address: Option<IpAddr>,
     /// Names in its certificate, where TLS has accepted one.
     pub certificate: Option<Arc<CertificateNames>>,
+    /// Which listener it came by.
+    pub door: Door,
     /// How its connection wants bytes.
     pub transport: Transport,
 }
@@ -49,8 +53,8 @@ pub struct Peer {
 /// What `/v2/` answers to a client without credentials.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum PingMode {
-    /// A challenge exactly when the addressed registry asks for grants: some
-    /// clients learn from `/v2/` alone whether to log in.
+    /// A challenge as soon as any registry asks for grants: some clients learn
+    /// from `/v2/` alone whether to log in, and where.
     #[default]
     Auto,
     /// Never a challenge.
@@ -68,12 +72,12 @@ impl Api {
         directory: Arc<ArcSwap<Directory>>,
         gate: Arc<Gate>,
         puller: Arc<Puller>,
-        ping: PingMode,
+        (ping, reached): (PingMode, Reached),
         max_uri_bytes: usize,
         metrics: Arc<Metrics>,
         audit: Arc<Audit>,
     ) -> Api {
-        Api { directory, gate, puller, ping, public_host: None, max_uri_bytes, metrics, audit }
+        Api { directory, gate, puller, ping, reached, public_host: None, max_uri_bytes, metrics, audit }
     }
 
     /// The same, of a proxy that clients know by the name `host`.
@@ -99,6 +103,9 @@ impl Api {
     async fn answer(&self, request: &Parts, peer: &Peer) -> Result<Response<Body>, Refusal> {
         let host = self.check_shape(request, peer)?;
         let raw_path = request.uri.path();
+        if raw_path == login::PATH {
+            return self.token(request, host.as_ref(), peer).await;
+        }
         let target = path::parse(raw_path)
             .map_err(|error| Box::new(response::error(error.status, error.code, error.message)))?;
         let query = query::parse(request.uri.query().unwrap_or_default())
@@ -106,17 +113,23 @@ impl Api {
         let Target { before_v2, endpoint } = target;
         let ns = query::namespace(query.ns, &request.headers)
             .map_err(|error| Box::new(response::error(400, error.code, error.message)))?;
-        let hint = AddressHint { before_v2, ns: ns.clone(), host };
-        let principal = self.identify(&request.headers, peer).await?;
+        let hint = AddressHint { before_v2, ns: ns.clone(), host, door: peer.door };
+        let (host, name) = (hint.host.clone(), endpoint.name());
+        let identity = self.identify(&request.headers, peer).await.map_err(|rejected| {
+            let fault = (rejected == Rejected::Ended).then_some(TokenFault::Invalid);
+            Box::new(refused(rejected, &self.reached.challenge(host.as_ref(), name, fault)))
+        })?;
+        let principal = &identity.principal;
         let (name, unknown) = match &endpoint {
-            Endpoint::Ping => return self.ping(&hint, &principal),
+            Endpoint::Ping => return self.ping(&hint, &identity),
             Endpoint::Manifest { name, .. } => (name, ErrorCode::ManifestUnknown),
             Endpoint::Blob { name, .. } => (name, ErrorCode::BlobUnknown),
             Endpoint::Tags { name } => (name, ErrorCode::NameUnknown),
             Endpoint::Referrers { name, .. } => (name, ErrorCode::ManifestUnknown),
         };
-        let resolved = self.resolve(name, hint, &principal, peer)?;
-        let pulled = self.pull(request, (peer, &principal), &endpoint, &resolved, &query.list).await;
+        let is_root = hint.before_v2.is_none() && hint.ns.is_none() && hint.door == Door::Main;
+        let resolved = self.resolve(name, hint, &identity, peer)?;
+        let pulled = self.pull(request, (peer, principal), &endpoint, &resolved, &query.list).await;
         let answer = pulled.unwrap_or_else(|error| {
             let Resolved { registry, repository, .. } = &resolved;
             match &error {
@@ -124,7 +137,10 @@ impl Api {
                 pull::Error::Denied => info!(registry = %registry.name, %repository, "upstream denied access"),
                 error => warn!(registry = %registry.name, %repository, %error, "pull failed"),
             }
-            response::failure(&error, unknown)
+            match is_root.then(|| self.near(name, registry, principal)).flatten() {
+                Some(near) => response::failure_near(&error, unknown, &near),
+                None => response::failure(&error, unknown),
+            }
         });
         match &ns {
             Some(ns) if resolved.by_ns => Ok(response::with_namespace(answer, &ns.to_string())),
@@ -166,6 +182,9 @@ impl Api {
             host = authority.as_str().parse().ok();
         }
         if !matches!(request.method, Method::GET | Method::HEAD) {
+            if request.uri.path() == login::PATH {
+                return refuse(login::by_get_only());
+            }
             let known = path::is_api(request.uri.path());
             return refuse(if known {
                 response::read_only()
@@ -189,31 +208,52 @@ impl Api {
         if has_body { bad("a request of this API has no body") } else { Ok(host) }
     }
 
-    async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Principal, Refusal> {
+    async fn identify(&self, headers: &HeaderMap, peer: &Peer) -> Result<Identity, Rejected> {
         let evidence = Evidence {
             authorization: headers.get_all(AUTHORIZATION).iter().map(http::HeaderValue::as_bytes).collect(),
             peer: peer.address,
             certificate: peer.certificate.as_deref(),
         };
-        self.gate.identify(evidence).await.map_err(|rejected| {
-            Box::new(match rejected {
-                Rejected::Wrong => response::unauthorized(),
-                Rejected::TooMany { retry_after } => response::too_many_logins(retry_after),
-            })
-        })
+        self.gate.identify(evidence).await
     }
 
-    fn ping(&self, hint: &AddressHint, principal: &Principal) -> Result<Response<Body>, Refusal> {
-        let challenge = match self.directory.load().resolve_ping(hint) {
-            Err(_) => return Err(Box::new(self.refusal(principal))),
-            Ok(registry) => match self.ping {
-                PingMode::Open => false,
-                PingMode::Challenge => true,
-                PingMode::Auto => registry.is_some_and(|registry| registry.access == AccessMode::Grants),
-            },
+    /// The token service.
+    async fn token(&self, request: &Parts, host: Option<&HostPort>, peer: &Peer) -> Result<Response<Body>, Refusal> {
+        let wrong = |rejected| Box::new(refused(rejected, login::BASIC));
+        let identity = self.identify(&request.headers, peer).await.map_err(wrong)?;
+        let scope = login::scope(request.uri.query().unwrap_or_default());
+        match identity.shown {
+            // A token is had by a login alone: else it would last for ever.
+            Shown::Token(_) => return Err(wrong(Rejected::Wrong)),
+            // Whoever asks for nothing but to be logged in has to be told
+            // that there is no such login here.
+            Shown::Ignored if scope.is_empty() => return Err(wrong(Rejected::Wrong)),
+            Shown::Ignored | Shown::Login | Shown::Nothing => {}
+        }
+        debug!(principal = ?identity.principal.name(), host = ?host.map(ToString::to_string), "token asked for");
+        match self.gate.issue(&identity.principal, &scope) {
+            Some(issued) => Ok(login::granted(&issued)),
+            None => Err(Box::new(response::error(503, ErrorCode::Unavailable, "no token can be made at the moment"))),
+        }
+    }
+
+    fn ping(&self, hint: &AddressHint, identity: &Identity) -> Result<Response<Body>, Refusal> {
+        let directory = self.directory.load();
+        let Ok(addressed) = directory.resolve_ping(hint) else {
+            return Err(Box::new(self.refusal(None, hint.host.as_ref(), identity)));
         };
-        if challenge && principal.is_anonymous() {
-            Err(Box::new(response::unauthorized()))
+        let asks = |registry: &Arc<Registry>| registry.access == AccessMode::Grants;
+        let challenge = match self.ping {
+            PingMode::Open => false,
+            PingMode::Challenge => true,
+            // A request that names a registry is about that one; a login is
+            // for all of them.
+            PingMode::Auto if hint.before_v2.is_some() || hint.ns.is_some() => addressed.as_ref().is_some_and(asks),
+            PingMode::Auto => directory.registries().iter().any(asks),
+        };
+        // A token shows that the token service was found.
+        if challenge && identity.principal.is_anonymous() && !matches!(identity.shown, Shown::Token(_)) {
+            Err(Box::new(response::unauthorized(&self.reached.challenge(hint.host.as_ref(), None, None))))
         } else {
             Ok(response::ping())
         }
@@ -225,14 +265,18 @@ impl Api {
         &self,
         name: &Repository,
         hint: AddressHint,
-        principal: &Principal,
+        identity: &Identity,
         peer: &Peer,
     ) -> Result<Resolved, Refusal> {
+        let (principal, host) = (&identity.principal, hint.host.clone());
         let address = Address { name: name.clone(), hint };
         let granted =
             |registry: &Registry, repository: &Repository| self.gate.may_pull(principal, registry, repository);
+        // A token is good for what it was asked for, and for what is open to
+        // anybody.
+        let within = |registry: &Registry| registry.access == AccessMode::Anyone || !lacks_scope(identity, name);
         match self.directory.load().resolve(&address, granted) {
-            Ok(found) if granted(&found.registry, &found.repository) => Ok(found),
+            Ok(found) if within(&found.registry) && granted(&found.registry, &found.repository) => Ok(found),
             found => {
                 if let Ok(Resolved { registry, repository, .. }) = found
                     && !self.may_still_log_in(principal)
@@ -246,19 +290,35 @@ impl Api {
                         repository: Some(repository.as_str()),
                     });
                 }
-                Err(Box::new(self.refusal(principal)))
+                Err(Box::new(self.refusal(Some(name), host.as_ref(), identity)))
             }
         }
+    }
+
+    /// The registry whose name may have been meant by the first part of `name`,
+    /// if that went to the default one and `principal` may know of it.
+    fn near(&self, name: &Repository, went_to: &Registry, principal: &Principal) -> Option<String> {
+        let known = |registry: &Registry| self.gate.may_know(principal, registry);
+        let directory = self.directory.load();
+        let by_name = name.components().next().is_some_and(|first| directory.by_name(first).is_some());
+        let near = directory.near(name, known).filter(|near| went_to.is_default && !by_name && !near.is_default);
+        near.map(|near| near.name.address().to_owned())
     }
 
     fn may_still_log_in(&self, principal: &Principal) -> bool {
         principal.is_anonymous() && self.gate.knows_clients()
     }
 
-    /// Somebody who could still show who it is, is asked to; to everybody else
-    /// the name is unknown.
-    fn refusal(&self, principal: &Principal) -> Response<Body> {
-        if self.may_still_log_in(principal) { response::unauthorized() } else { response::name_unknown() }
+    /// Somebody who could still show who it is, or ask for another token, is
+    /// asked to; to everybody else the name is unknown.
+    fn refusal(&self, name: Option<&Repository>, host: Option<&HostPort>, identity: &Identity) -> Response<Body> {
+        let lacking = name.is_some_and(|name| lacks_scope(identity, name));
+        if lacking || self.may_still_log_in(&identity.principal) {
+            let fault = matches!(identity.shown, Shown::Token(_)).then_some(TokenFault::Scope);
+            response::unauthorized(&self.reached.challenge(host, name, fault))
+        } else {
+            response::name_unknown()
+        }
     }
 
     async fn pull(
@@ -329,6 +389,18 @@ impl Api {
                 Ok(response::list(reply, "application/vnd.oci.image.index.v1+json", path))
             }
         }
+    }
+}
+
+/// Whether who asks shows a client's token that was asked for other names.
+fn lacks_scope(identity: &Identity, name: &Repository) -> bool {
+    matches!(&identity.shown, Shown::Token(scope) if !identity.principal.is_anonymous() && !scope.covers(name))
+}
+
+fn refused(rejected: Rejected, challenge: &str) -> Response<Body> {
+    match rejected {
+        Rejected::Wrong | Rejected::Ended => response::unauthorized(challenge),
+        Rejected::TooMany { retry_after } => response::too_many_logins(retry_after),
     }
 }
 

@@ -3,10 +3,12 @@
 //!
 //! What a client sent is parsed once, from the raw bytes, and refused with a
 //! clear 4xx where it is not what the specification allows; nothing of it is
-//! ever sent upstream or reflected.
+//! ever sent upstream or reflected, but for the checked host and name that a
+//! challenge has to tell its client.
 
 mod body;
 mod handler;
+mod login;
 mod pages;
 mod path;
 mod permit;
@@ -15,3 +17,4 @@ mod response;
 
 pub use body::{Body, Counted, Transport};
 pub use handler::{Api, Peer, PingMode};
+pub use login::Reached;

@@ -22,6 +22,19 @@ pub(super) enum Endpoint {
     Referrers { name: Repository, digest: Digest },
 }
 
+impl Endpoint {
+    /// The name in the path.
+    pub(super) fn name(&self) -> Option<&Repository> {
+        match self {
+            Endpoint::Ping => None,
+            Endpoint::Manifest { name, .. }
+            | Endpoint::Blob { name, .. }
+            | Endpoint::Tags { name }
+            | Endpoint::Referrers { name, .. } => Some(name),
+        }
+    }
+}
+
 /// A parsed path: the segment before `/v2/`, if any, and what is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Target {

@@ -18,9 +18,6 @@ const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
 const FILTERS_APPLIED: HeaderName = HeaderName::from_static("oci-filters-applied");
 
-/// What is said to one who has to show who it is.
-const CHALLENGE: &str = "Basic realm=\"transship\", charset=\"UTF-8\"";
-
 /// Builds a response; header values that cannot be one are left out, so that
 /// building never fails.
 struct Builder(Response<Body>);
@@ -69,9 +66,17 @@ pub(super) fn name_unknown() -> Response<Body> {
     error(404, ErrorCode::NameUnknown, "no registry here answers for this name")
 }
 
-/// Show who you are.
-pub(super) fn unauthorized() -> Response<Body> {
-    with(error(401, ErrorCode::Unauthorized, "authentication required"), WWW_AUTHENTICATE, CHALLENGE)
+/// Show who you are, as `challenge` says. It may name what the client itself
+/// has sent: nobody else may be given it.
+pub(super) fn unauthorized(challenge: &str) -> Response<Body> {
+    let response = error(401, ErrorCode::Unauthorized, "authentication required");
+    with(with(response, WWW_AUTHENTICATE, challenge), CACHE_CONTROL, "no-store")
+}
+
+/// A document for whoever asked, and for nobody else.
+pub(super) fn private_json(document: String) -> Response<Body> {
+    let builder = Builder::new(200, Body::full(document)).set(CONTENT_TYPE, "application/json");
+    builder.set(CACHE_CONTROL, "no-store").done()
 }
 
 /// Too many logins from there, or under that name, were wrong.
@@ -162,6 +167,17 @@ pub(super) fn list(reply: ListReply, media_type: &str, path: &str) -> Response<B
         builder = builder.set(FILTERS_APPLIED, "artifactType");
     }
     with_warning(builder.done(), reply.stale)
+}
+
+/// As [`failure`], where a registry's name may have been mistyped: whoever is
+/// told may pull through that one.
+pub(super) fn failure_near(error: &pull::Error, unknown: ErrorCode, near: &str) -> Response<Body> {
+    let meant = |message: &str| format!("{message}; did you mean registry `{near}`, as {near}/…?");
+    match error {
+        pull::Error::NotFound => self::error(404, unknown, &meant("upstream does not have it")),
+        pull::Error::Denied => self::error(403, ErrorCode::Denied, &meant("upstream does not let it be read")),
+        other => failure(other, unknown),
+    }
 }
 
 /// What a failed pull tells its client. `unknown` is the code for "not found"

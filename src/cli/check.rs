@@ -7,7 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::{Outcome, Output};
 use crate::config::Settings;
-use crate::registry::{AccessMode, Registry};
+use crate::registry::{AccessMode, Directory, Registry};
 
 /// Arguments of `check`.
 #[derive(Debug, clap::Args)]
@@ -43,10 +43,11 @@ fn credential(registry: &Registry) -> &'static str {
 fn table(settings: &Settings) {
     let mut table = Table::new();
     table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-    table.set_header(["registry", "kind", "upstream", "prefix", "credential", "access", "default"]);
+    table.set_header(["registry", "pull as", "kind", "upstream", "prefix", "credential", "access", "default"]);
     for registry in &settings.registries {
         table.add_row([
             registry.name.display(),
+            registry.name.address(),
             registry.kind.as_str(),
             &registry.origin.to_string(),
             registry.prefix.as_ref().map_or("-", |prefix| prefix.as_str()),
@@ -70,7 +71,41 @@ fn table(settings: &Settings) {
             );
         }
     }
+    let directory = Directory::new(settings.registries.clone()).mirrored(!settings.server.mirror_listen.is_empty());
+    if let Some(note) = hidden(&directory) {
+        println!("{note}");
+    }
+    println!("{}", docker_hub(&directory));
     println!("the configuration is valid");
+}
+
+/// Which namespaces of the default registry cannot be pulled by their name,
+/// because a registry has it.
+fn hidden(directory: &Directory) -> Option<String> {
+    let hiding: Vec<_> = directory
+        .registries()
+        .iter()
+        .filter_map(|registry| directory.hidden_by(registry).map(|default| (registry.name.address(), default)))
+        .collect();
+    let (_, default) = hiding.first()?;
+    let names: Vec<String> = hiding.iter().map(|(name, _)| format!("{name}/…")).collect();
+    Some(format!(
+        "note: names of registries hide {} of the default registry `{}`; with `mirror_listen` in [server], it has an \
+         address of its own and nothing is hidden there",
+        names.join(", "),
+        default.name
+    ))
+}
+
+/// What a mirror request for docker.io is answered with.
+fn docker_hub(directory: &Directory) -> String {
+    match directory.of_docker_hub() {
+        Some(registry) => {
+            let below = registry.prefix.as_ref().map(|prefix| format!(", below `{prefix}` only")).unwrap_or_default();
+            format!("docker.io is answered by registry `{}`{below}", registry.name)
+        }
+        None => "docker.io is not answered: no registry serves it, and none is the default".to_owned(),
+    }
 }
 
 fn json(settings: &Settings) {
@@ -80,7 +115,7 @@ fn json(settings: &Settings) {
         .map(|registry| {
             serde_json::json!({
                 "name": registry.name.display(),
-                "address": registry.name.slug(),
+                "address": registry.name.address(),
                 "kind": registry.kind.as_str(),
                 "upstream": registry.origin.to_string(),
                 "prefix": registry.prefix.as_ref().map(|prefix| prefix.as_str()),
@@ -95,6 +130,7 @@ fn json(settings: &Settings) {
         "listen": listen,
         "admin": settings.server.admin_listen.to_string(),
         "public_url": settings.public_url.as_str(),
+        "docker_hub": Directory::new(settings.registries.clone()).of_docker_hub().map(|registry| registry.name.slug()),
         "registries": registries,
         "clients": settings.clients.iter().map(|client| &client.name).collect::<Vec<_>>(),
     });

@@ -12,29 +12,25 @@ use super::problem::{ConfigErrors, Place, Problems, nearest};
 use super::registry::Parsed;
 use super::secret::Sources;
 use super::section::{Environment, Found, Section};
-use super::{Addresses, Settings, client, outbound, registry, store, units};
+use super::{Addresses, Settings, client, outbound, registries, registry, store, units};
 use crate::access::{Client, ForeignCredentials, GateSettings, LoginLimits};
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree, Segments};
 use crate::pull::{Freshness, ImageName};
-use crate::registry::{AccessMode, Kind, RegistryName};
+use crate::registry::{AccessMode, RegistryName};
 use crate::server::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
 use crate::store::{Contents, StoreSettings};
 use crate::telemetry::{LogFormat, LogSettings};
-
-/// The registry of a file that has none. It is the default unless a stored
-/// one is.
-const IMPLIED: &str = "[[registry]]\nname = \"docker-hub\"\nkind = \"docker-hub\"\n";
 
 /// All there is to read.
 pub(super) struct Input<'a> {
     root: &'a Document<'a>,
     /// Sections of the store, in the form of a file.
     stored: &'a Document<'a>,
-    contents: &'a Contents,
-    environment: &'a Environment,
-    problems: &'a Problems,
+    pub(super) contents: &'a Contents,
+    pub(super) environment: &'a Environment,
+    pub(super) problems: &'a Problems,
     stored_problems: &'a Problems,
 }
 
@@ -74,7 +70,8 @@ pub(super) fn addresses(
         let server = input.table_of(&root, "server");
         let public_url = read_public_url(&server, &read_listen(&server), server.has("tls"));
         let defaults = registry::Defaults { tag_ttl: Duration::ZERO, stale_if_error: Duration::ZERO };
-        let registries = read_registries(input, root.tables("registry"), &mut Vec::new(), defaults, true)?;
+        let (of_file, implied) = (root.tables("registry"), registries::implies_docker_hub(&root));
+        let registries = registries::read(input, of_file, &mut Vec::new(), defaults, implied, true)?;
         Some(Addresses {
             public_url: public_url?,
             registries: registries.into_iter().map(|parsed| Arc::new(parsed.registry)).collect(),
@@ -135,7 +132,7 @@ impl<'a> Input<'a> {
     }
 
     /// The stored tables of `[[key]]`.
-    fn stored(&self, key: &'static str) -> Vec<Section<'a>> {
+    pub(super) fn stored(&self, key: &'static str) -> Vec<Section<'a>> {
         Section::new("the store", Some(self.stored), self.environment, self.stored_problems).tables(key)
     }
 }
@@ -150,6 +147,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let sources = Sources { environment: input.environment, stored: None, withheld: false };
     let way = outbound::common(table("upstream"), &limits, &sources);
     let (registry_sections, client_sections) = (root.tables("registry"), root.tables("client"));
+    let docker_hub = registries::implies_docker_hub(&root);
     root.finish(|_| None);
 
     let tag_ttl = cache.read("tag_ttl", units::duration).unwrap_or(Duration::from_secs(60));
@@ -164,20 +162,22 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let pins = cache.list("pin", |text| text.parse::<ImageName>().map_err(|error| error.to_string()));
     let cache = read_cache(cache, &limits);
     let gate = read_gate(&server, &limits);
+    let public_url_is_given = server.has("public_url") || server.text("public_url").is_some();
     let (server, public_url, expose_private) = read_server(server, admin, limits);
     let log = read_log(log);
 
     let mut names = Vec::new();
-    let registries = read_registries(input, registry_sections, &mut names, defaults, false)?;
+    let registries = registries::read(input, registry_sections, &mut names, defaults, docker_hub, false)?;
     let pins = check_pins(pins.unwrap_or_default(), &names, problems);
     let certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let clients = read_clients(client_sections.into_iter().chain(input.stored("client")), &names, certificates);
-    if !expose_private && server.listen.iter().any(|address| !address.ip().is_loopback()) {
+    if !expose_private && server.listen.iter().chain(&server.mirror_listen).any(|address| !address.ip().is_loopback()) {
         check_exposure(&registries);
     }
     Some(Settings {
         server,
         public_url: public_url?,
+        public_url_is_given,
         cache,
         pins,
         freshness,
@@ -213,6 +213,18 @@ fn read_listen(server: &Section<'_>) -> Vec<SocketAddr> {
     listen
 }
 
+/// Addresses where the default registry alone answers.
+fn read_mirror_listen(server: &Section<'_>, taken: &[SocketAddr]) -> Vec<SocketAddr> {
+    let found = server.list("mirror_listen", address).unwrap_or_default();
+    for Found { value, place } in &found {
+        if value.port() != 0 && taken.contains(value) {
+            let message = format!("{value} is taken already: a mirror needs an address of its own");
+            server.problems.add(place, message, None);
+        }
+    }
+    found.into_iter().map(|found| found.value).collect()
+}
+
 fn read_public_url(server: &Section<'_>, listen: &[SocketAddr], tls: bool) -> Option<url::Url> {
     let scheme = if tls { "https" } else { "http" };
     let port = listen.first().map_or(5000, SocketAddr::port);
@@ -239,6 +251,7 @@ fn read_server(
         let message = format!("clients pull at {admin_listen} already: administration needs an address of its own");
         problems.add(&admin.place_of("listen"), message, None);
     }
+    let mirror_listen = read_mirror_listen(&server, &[&listen[..], &[admin_listen]].concat());
     let ping = server.read("ping", |text| match text {
         "auto" => Ok(PingMode::Auto),
         "open" => Ok(PingMode::Open),
@@ -285,7 +298,7 @@ fn read_server(
         section.finish(|_| None);
     }
     let (body, ping) = (body.unwrap_or_default(), ping.unwrap_or_default());
-    let settings = ServerSettings { listen, admin_listen, tls, body, ping, limits: read };
+    let settings = ServerSettings { listen, mirror_listen, admin_listen, tls, body, ping, limits: read };
     (settings, public_url, expose_private)
 }
 
@@ -388,69 +401,6 @@ fn read_log(log: Section<'_>) -> LogSettings {
     }
     log.finish(|_| None);
     settings
-}
-
-/// The file's registries, or the implied one; then the stored ones.
-fn read_registries<'a>(
-    input: &Input<'a>,
-    of_file: Vec<Section<'a>>,
-    names: &mut Vec<RegistryName>,
-    defaults: registry::Defaults,
-    withheld: bool,
-) -> Option<Vec<Parsed<'a>>> {
-    let stored = |name: &RegistryName, field: &str| {
-        let key = (name.slug().to_owned(), field.to_owned());
-        input.contents.secrets.get(&key).map(|stored| stored.secret.clone())
-    };
-    let sources = Sources { environment: input.environment, stored: Some(&stored), withheld };
-    let mut registries: Vec<Parsed<'a>> = Vec::new();
-    let is_empty = of_file.is_empty();
-    for section in of_file.into_iter().chain(input.stored("registry")) {
-        let problems = section.problems;
-        let Some(parsed) = registry::read(section, &sources, names, defaults) else { continue };
-        for earlier in &registries {
-            let (new, old) = (&parsed.registry, &earlier.registry);
-            if let (Some(place), true) = (&parsed.default_place, old.is_default) {
-                problems.add(
-                    place,
-                    format!("registry `{}` is the default already", old.name),
-                    "only one registry can be it".to_owned(),
-                );
-            }
-            if let Some(host) = new.hosts.iter().find(|host| old.hosts.contains(host)) {
-                problems.add(
-                    &parsed.name_place,
-                    format!("the virtual host {host} belongs to registry `{}` already", old.name),
-                    None,
-                );
-            }
-        }
-        registries.push(parsed);
-    }
-    if is_empty && let Some(parsed) = implied(input, names, defaults) {
-        registries.insert(0, parsed);
-    }
-    if !registries.iter().any(|parsed| parsed.registry.is_default)
-        && let Some(hub) = registries.iter_mut().find(|parsed| parsed.registry.kind == Kind::DockerHub)
-    {
-        hub.registry.is_default = true;
-    }
-    Some(registries)
-}
-
-/// Docker Hub, anonymous; unless something stored is called so.
-fn implied<'a>(input: &Input<'a>, names: &mut Vec<RegistryName>, defaults: registry::Defaults) -> Option<Parsed<'a>> {
-    if names.iter().any(|name| name.matches("docker-hub")) {
-        return None;
-    }
-    let problems = Problems::of(None);
-    let document = DeTable::parse(IMPLIED).ok()?;
-    let root = Spanned::new(document.span(), DeValue::Table(document.into_inner()));
-    let root = Section::new("the defaults", Some(&root), input.environment, &problems);
-    let sources = Sources { environment: input.environment, stored: None, withheld: false };
-    let parsed = registry::read(root.tables("registry").into_iter().next()?, &sources, names, defaults)?;
-    let Parsed { registry, way, name_place, default_place, access_place, .. } = parsed;
-    Some(Parsed { registry, way, name_place, default_place, access_place, problems: input.problems })
 }
 
 fn read_clients<'a>(

@@ -11,6 +11,7 @@ mod excerpt;
 mod load;
 mod outbound;
 mod problem;
+mod registries;
 mod registry;
 mod secret;
 mod section;
@@ -42,6 +43,8 @@ pub struct Settings {
     pub server: ServerSettings,
     /// How clients reach the proxy.
     pub public_url: url::Url,
+    /// Whether the operator has said so, or it is a guess.
+    pub public_url_is_given: bool,
     /// The cache.
     pub cache: CacheSettings,
     /// Images that stay in the cache.

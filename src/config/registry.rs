@@ -22,6 +22,7 @@ use crate::registry::{
 /// Keys that every kind has.
 const COMMON: &[&str] = &[
     "name",
+    "address",
     "kind",
     "default",
     "access",
@@ -78,8 +79,19 @@ pub(super) fn read<'a>(
 ) -> Option<Parsed<'a>> {
     let problems = section.problems;
     let name = required(&section, "name", |text| text.parse::<RegistryName>().map_err(|error| error.to_string()));
+    let address = section.text("address");
+    let name = match (name, address) {
+        (Some(name), Some(address)) => match name.at(&address.value) {
+            Ok(name) => Some(name),
+            Err(error) => {
+                problems.add(&address.place, format!("`address`: {error}"), None);
+                None
+            }
+        },
+        (name, _) => name,
+    };
     if let Some(name) = &name {
-        if let Some(earlier) = names.iter().find(|earlier| *earlier == name) {
+        if let Some(earlier) = names.iter().find(|earlier| earlier.collides(name)) {
             problems.add(
                 &section.place_of("name"),
                 format!("there is a registry `{earlier}` already"),
@@ -196,6 +208,7 @@ pub(super) fn read<'a>(
         credential: connection.credential,
         access,
         is_default: default.is_some(),
+        is_implied: false,
         hosts: values(hosts),
         egress: EgressSettings {
             insecure,

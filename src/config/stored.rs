@@ -80,8 +80,9 @@ pub type Changed<T = ()> = Result<(T, Settings), ChangeError<Refusal>>;
 
 /// Keys that decide neither where a secret is sent nor how. Any other that
 /// changes, changes that.
-const STAYS: [&str; 21] = [
+const STAYS: [&str; 22] = [
     "name",
+    "address",
     "default",
     "hosts",
     "access",
@@ -169,17 +170,20 @@ impl Configuration {
     pub fn remove_registry(&mut self, name: &str) -> Changed {
         let known = self.registry_names();
         self.change(|contents| {
-            let before = contents.registries.len();
+            let removed = contents.registries.iter().find(|section| same(section.name(), name));
+            let removed = removed.map(|section| full_name(&section.keys));
             contents.registries.retain(|section| !same(section.name(), name));
-            if contents.registries.len() == before {
+            let Some(removed) = removed else {
                 return Err(match known.iter().find(|known| same(known, name)) {
                     Some(of_file) => Refusal::OfFile { what: "registry", name: of_file.clone() },
                     None => unknown("registry", name, &known),
                 });
-            }
+            };
             contents.forget_secrets(&slug(name));
             // Another of that name must not find grants that were not meant for it.
-            regrant(contents, name, None);
+            if let Some(removed) = removed {
+                regrant(contents, &removed, None);
+            }
             Ok(())
         })
     }
@@ -303,8 +307,8 @@ fn replace_registry(
     check_secrets(&keys, &secrets)?;
     let new = name_of(&keys).unwrap_or_default();
     rename_secrets(contents, name, &new);
-    if !same(name, &new) {
-        regrant(contents, name, Some(&new));
+    if let Some(old) = full_name(&old).filter(|_| !same(name, &new) || old.get("address") != keys.get("address")) {
+        regrant(contents, &old, Some(&new));
     }
     drop_strangers(contents, &keys);
     put_secrets(contents, &new, secrets);
@@ -313,6 +317,15 @@ fn replace_registry(
 
 fn name_of(keys: &toml::Table) -> Option<String> {
     keys.get("name").and_then(toml::Value::as_str).map(str::to_owned)
+}
+
+/// The name with its address, as `[[registry]]` has them.
+fn full_name(keys: &toml::Table) -> Option<RegistryName> {
+    let name: RegistryName = name_of(keys)?.parse().ok()?;
+    match keys.get("address").and_then(toml::Value::as_str) {
+        Some(address) => name.at(address).ok(),
+        None => Some(name),
+    }
 }
 
 fn slug(name: &str) -> String {
@@ -397,13 +410,13 @@ fn put_secrets(contents: &mut Contents, name: &str, secrets: Secrets) {
 
 /// Grants of stored clients on the registry `old` are on `new` from now on, or
 /// on nothing.
-fn regrant(contents: &mut Contents, old: &str, new: Option<&str>) {
+fn regrant(contents: &mut Contents, old: &RegistryName, new: Option<&str>) {
     for client in &mut contents.clients {
         let Some(toml::Value::Array(grants)) = client.keys.get_mut("grants") else { continue };
         let renamed = grants.iter().filter_map(|grant| {
             let (registry, pattern) = grant.as_str()?.split_once('/')?;
             match new {
-                _ if !same(registry, old) => Some(grant.clone()),
+                _ if !old.matches(registry) && !same(registry, old.display()) => Some(grant.clone()),
                 Some(new) => Some(format!("{}/{pattern}", slug(new)).into()),
                 None => None,
             }

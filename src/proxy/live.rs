@@ -4,16 +4,18 @@
 //! its end. A change that is not sound as a whole changes nothing.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use tracing::{info, warn};
 
+use super::names::Names;
 use crate::access::{Client, ClientRecord, Gate, ProofRecord};
-use crate::admin::document::{RegistryEntry, Reloaded, SecretEntry};
+use crate::admin::document::{RegistryEntry, Reloaded, RetiredEntry, SecretEntry};
 use crate::admin::{Operator, Refused, RegistryChange};
 use crate::config::{ChangeError, ConfigErrors, Configuration, Refusal, Settings};
 use crate::pull::Puller;
-use crate::registry::{AccessMode, Directory, Registry};
+use crate::registry::{AccessMode, Directory, Registry, RetiredName};
 use crate::store::SectionKind;
 use crate::telemetry::{Audit, Event};
 
@@ -34,6 +36,7 @@ pub(super) struct Running {
     pub(super) puller: Arc<Puller>,
     pub(super) gate: Arc<Gate>,
     pub(super) audit: Arc<Audit>,
+    pub(super) names: Mutex<Names>,
 }
 
 /// What a change of takes a restart, by what it is called.
@@ -65,12 +68,16 @@ impl Live {
     /// Puts registries and clients in force.
     fn apply(&self, settings: Settings) -> Result<(), Refused> {
         let Settings { registries, clients, .. } = settings;
-        if let Some(Running { puller, gate, .. }) = &self.running {
+        let mut retired = Vec::new();
+        if let Some(Running { puller, gate, names, .. }) = &self.running {
             let replaced = puller.replace_registries(&registries);
             replaced.map_err(|(registry, cause)| Refused::Unsound(format!("registry `{registry}`: {cause}")))?;
             gate.replace(clients);
+            retired = names.lock().unwrap_or_else(PoisonError::into_inner).update(&registries, SystemTime::now());
         }
-        self.directory.store(Arc::new(Directory::new(registries)));
+        // Where it listens counts from the start on.
+        let mirrored = self.directory.load().is_mirrored();
+        self.directory.store(Arc::new(Directory::new(registries).mirrored(mirrored).without(retired)));
         Ok(())
     }
 
@@ -85,7 +92,7 @@ impl Live {
         };
         RegistryEntry {
             name: name.to_owned(),
-            address: registry.name.slug().to_owned(),
+            address: registry.name.address().to_owned(),
             kind: registry.kind.to_string(),
             upstream: registry.origin.to_string(),
             prefix: registry.prefix.as_ref().map(ToString::to_string),
@@ -94,6 +101,7 @@ impl Live {
                 AccessMode::Grants => "grants".to_owned(),
             },
             default: registry.is_default,
+            hides: self.directory.load().hidden_by(registry).map(|default| default.name.display().to_owned()),
             has_credential: !registry.credential.is_anonymous(),
             stored: section.is_some(),
             settings: section.and_then(|section| serde_json::to_value(&section.keys).ok()?.as_object().cloned()),
@@ -106,6 +114,11 @@ impl Live {
         let registry =
             directory.called(name).ok_or_else(|| Refused::Unknown(format!("there is no registry `{name}`")))?;
         Ok(self.entry(configuration, registry))
+    }
+
+    /// The display name of the registry that `name` means, in any of its forms.
+    fn display_of(&self, name: &str) -> String {
+        self.directory.load().called(name).map_or_else(|| name.to_owned(), |found| found.name.display().to_owned())
     }
 
     fn note_client(&self, event: &'static str, client: &str, by: std::net::IpAddr) {
@@ -177,6 +190,16 @@ impl Operator for Live {
         self.directory.load().registries().iter().map(|registry| self.entry(configuration, registry)).collect()
     }
 
+    fn retired_names(&self) -> Vec<RetiredEntry> {
+        let directory = self.directory.load();
+        let seconds = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let entry = |retired: &RetiredName| RetiredEntry {
+            address: retired.slug.clone(),
+            until: crate::admin::timestamp(seconds(retired.until)),
+        };
+        directory.retired().iter().map(entry).collect()
+    }
+
     fn registry(&self, name: &str) -> Result<RegistryEntry, Refused> {
         let guard = self.lock();
         self.found(guard.as_ref().ok_or_else(no_configuration)?, name)
@@ -203,7 +226,8 @@ impl Operator for Live {
         let configuration = guard.as_mut().ok_or_else(no_configuration)?;
         let new = change.keys.as_ref().and_then(|keys| keys.get("name")?.as_str().map(str::to_owned));
         let (keys, secrets) = (change.keys.is_some(), !change.secrets.is_empty());
-        let ((), settings) = configuration.replace_registry(name, change.keys, change.secrets).map_err(refused)?;
+        let ((), settings) =
+            configuration.replace_registry(&self.display_of(name), change.keys, change.secrets).map_err(refused)?;
         self.apply(settings)?;
         let name = new.as_deref().unwrap_or(name);
         for (event, happened) in [("registry_changed", keys), ("credential_changed", secrets)] {
@@ -217,7 +241,7 @@ impl Operator for Live {
     fn remove_registry(&self, name: &str, by: std::net::IpAddr) -> Result<(), Refused> {
         let mut guard = self.lock();
         let configuration = guard.as_mut().ok_or_else(no_configuration)?;
-        let ((), settings) = configuration.remove_registry(name).map_err(refused)?;
+        let ((), settings) = configuration.remove_registry(&self.display_of(name)).map_err(refused)?;
         self.apply(settings)?;
         self.note("registry_removed", name, by);
         Ok(())
@@ -226,7 +250,9 @@ impl Operator for Live {
     fn candidate(&self, name: Option<&str>, change: RegistryChange) -> Result<Arc<Registry>, Refused> {
         let guard = self.lock();
         let configuration = guard.as_ref().ok_or_else(no_configuration)?;
-        configuration.candidate(name, change.keys, change.secrets).map_err(refused)
+        configuration
+            .candidate(name.map(|name| self.display_of(name)).as_deref(), change.keys, change.secrets)
+            .map_err(refused)
     }
 
     fn clients(&self) -> Vec<(Client, bool)> {

@@ -5,22 +5,24 @@
 //! the order that loses nothing.
 
 mod live;
+mod names;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::sync::Arc;
-use std::time::Duration;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::warn;
+use tracing::{info, warn};
 
 use self::live::{Live, Running};
-use crate::access::{Gate, Links};
+use self::names::Names;
+use crate::access::{Gate, Links, TokenKey};
 use crate::admin::{Admin, Operator, Readings};
-use crate::api::Api;
+use crate::api::{Api, Reached};
 use crate::cache::{Cache, LayoutError};
 use crate::config::{Configuration, Settings};
 use crate::kernel;
@@ -35,7 +37,8 @@ const LAST_TASKS: Duration = Duration::from_millis(300);
 
 /// Changes what is stored where no proxy runs.
 pub fn offline(configuration: Configuration, settings: Settings) -> Box<dyn Operator> {
-    let directory = Arc::new(ArcSwap::from_pointee(Directory::new(settings.registries.clone())));
+    let directory = Directory::new(settings.registries.clone()).mirrored(!settings.server.mirror_listen.is_empty());
+    let directory = Arc::new(ArcSwap::from_pointee(directory));
     Box::new(Live::new(Some(configuration), directory, None, live::fixed(&settings)))
 }
 
@@ -102,12 +105,22 @@ impl Proxy {
         let fixed = live::fixed(&settings);
         kernel::raise_file_limit();
         let (links_path, tags_path) = (settings.cache.dir.join("links.redb"), settings.cache.dir.join("tags.redb"));
+        let names_path = settings.cache.dir.join("names.json");
         let cache = Cache::open(settings.cache)?;
+        let mut names = Names::open(names_path, cache.is_writer());
         let (links, tags) = match cache.is_writer() {
             true => (Links::open(&links_path), Tags::open(&tags_path)),
             false => (Links::in_memory(), Tags::in_memory()),
         };
-        let directory = Directory::new(settings.registries.clone());
+        let directory = Directory::new(settings.registries.clone())
+            .mirrored(!settings.server.mirror_listen.is_empty())
+            .without(names.update(&settings.registries, SystemTime::now()));
+        match directory.of_docker_hub() {
+            Some(registry) => {
+                info!(registry = %registry.name, implied = registry.is_implied, "docker.io is answered by a registry");
+            }
+            None => info!("docker.io is not answered: no registry serves it, and none is the default"),
+        }
         let mut pinned = Vec::new();
         for image in &settings.pins {
             match directory.within(&image.registry, &image.repository) {
@@ -121,23 +134,34 @@ impl Proxy {
         let puller = Arc::new(puller);
         let metrics = Arc::new(Metrics::new(Box::new(Readings::new(Arc::clone(&puller)))));
         let audit = Arc::new(Audit::default());
-        let gate = Arc::new(Gate::new(settings.clients, settings.gate, Arc::clone(&audit)));
+        let gate = Gate::new(settings.clients, settings.gate, Arc::clone(&audit));
+        let token_key = configuration.as_ref().and_then(|configuration| configuration.store().token_key());
+        let gate = Arc::new(match token_key {
+            Some(key) => gate.with_token_key(TokenKey::new(key.as_slice())),
+            None => gate,
+        });
+        let public_host = settings.public_url.host_str().and_then(|host| host.parse().ok());
+        let reached = Reached {
+            public_url: settings.public_url_is_given.then_some(settings.public_url),
+            tls: settings.server.tls.is_some(),
+        };
         let api = Api::new(
             Arc::clone(&directory),
             Arc::clone(&gate),
             Arc::clone(&puller),
-            settings.server.ping,
+            (settings.server.ping, reached),
             settings.server.limits.max_uri_bytes,
             Arc::clone(&metrics),
             Arc::clone(&audit),
         )
-        .known_as(settings.public_url.host_str().and_then(|host| host.parse().ok()));
+        .known_as(public_host);
         let address = settings.server.admin_listen;
         let listener = Admin::listen(address).await.map_err(|cause| StartError::Admin { address, cause })?;
         let admin_address = listener.local_addr().ok();
         let server = Server::start(&settings.server, Arc::new(api))?;
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let running = Running { puller: Arc::clone(&puller), gate, audit: Arc::clone(&audit) };
+        let running =
+            Running { puller: Arc::clone(&puller), gate, audit: Arc::clone(&audit), names: Mutex::new(names) };
         let live = Live::new(configuration, Arc::clone(&directory), Some(running), fixed);
         let operator: Arc<dyn Operator> = Arc::new(live);
         let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator), audit);

@@ -10,8 +10,10 @@
 //! result the repository lies within the registry's prefix.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use super::{HostPort, Kind, Registry, RegistryName};
+use crate::nearest::nearest;
 use crate::oci::Repository;
 
 /// The address part of a request: everything that may say which registry is
@@ -33,6 +35,28 @@ pub struct AddressHint {
     pub ns: Option<HostPort>,
     /// The `Host` header, if it parses.
     pub host: Option<HostPort>,
+    /// Which listener it came by.
+    pub door: Door,
+}
+
+/// Which listener a request came by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Door {
+    /// The one where every style of address works.
+    #[default]
+    Main,
+    /// One of a mirror: a name is a name at the default registry, whatever it
+    /// looks like.
+    Mirror,
+}
+
+/// A name that was a registry's not long ago.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RetiredName {
+    /// The name as it stood in addresses.
+    pub slug: String,
+    /// Until then it means nothing.
+    pub until: SystemTime,
 }
 
 /// What an address means.
@@ -58,13 +82,55 @@ pub enum DirectoryError {
 #[derive(Debug, Default)]
 pub struct Directory {
     registries: Vec<Arc<Registry>>,
+    /// Names that mean no repository of the default registry either.
+    retired: Vec<RetiredName>,
+    /// The default registry has listeners of its own: elsewhere it answers by
+    /// its name.
+    mirrored: bool,
 }
 
 impl Directory {
     /// Names are unique and at most one registry is the default: the
     /// configuration has seen to that.
     pub fn new(registries: Vec<Arc<Registry>>) -> Directory {
-        Directory { registries }
+        Directory { registries, ..Directory::default() }
+    }
+
+    /// The same, where the default registry has listeners of its own.
+    #[must_use]
+    pub fn mirrored(self, mirrored: bool) -> Directory {
+        Directory { mirrored, ..self }
+    }
+
+    /// The same, with names that nobody may take for the default registry's.
+    #[must_use]
+    pub fn without(self, retired: Vec<RetiredName>) -> Directory {
+        Directory { retired, ..self }
+    }
+
+    /// Whether the default registry has listeners of its own.
+    pub fn is_mirrored(&self) -> bool {
+        self.mirrored
+    }
+
+    /// Names that were a registry's not long ago.
+    pub fn retired(&self) -> &[RetiredName] {
+        &self.retired
+    }
+
+    /// The default registry, where `registry`'s name in a path hides what is
+    /// called so there.
+    pub fn hidden_by(&self, registry: &Registry) -> Option<&Arc<Registry>> {
+        self.default_registry().filter(|default| !self.mirrored && default.name != registry.name)
+    }
+
+    /// The name among `known` that may have been meant by `name`, which went to
+    /// the default registry because no registry is called so.
+    pub fn near(&self, name: &Repository, known: impl Fn(&Registry) -> bool) -> Option<&Arc<Registry>> {
+        let (first, _) = name.split_first()?;
+        let known = || self.registries.iter().filter(|registry| known(registry));
+        let near = nearest(first, known().map(|registry| registry.name.address()))?;
+        known().find(|registry| registry.name.address() == near)
     }
 
     /// All registries, in configuration order.
@@ -77,19 +143,46 @@ impl Directory {
         self.registries.iter().find(|registry| registry.is_default)
     }
 
+    /// The registry that answers for docker.io where the request says no more
+    /// than that, as a mirror's does.
+    ///
+    /// Where a registry for docker.io is configured, it is that one. Where none
+    /// is, a mirror that is asked for docker.io means its default registry: a
+    /// runtime that says nothing, and one that says `ns=docker.io`, get the same.
+    pub fn of_docker_hub(&self) -> Option<&Arc<Registry>> {
+        let hub = || self.registries.iter().filter(|registry| registry.serves_docker_hub());
+        let whole = hub().find(|registry| registry.prefix.is_none()).or_else(|| hub().next());
+        self.in_place_of(&HostPort::docker_hub()).or(whole)
+    }
+
+    /// The default registry, where it stands in for `host`: docker.io, for
+    /// which nothing else is configured.
+    pub(super) fn in_place_of(&self, host: &HostPort) -> Option<&Arc<Registry>> {
+        let is_configured = |registry: &Arc<Registry>| registry.serves_docker_hub() && !registry.is_implied;
+        let default = self.default_registry().filter(|default| host.is_docker_hub() && !default.serves_docker_hub())?;
+        (!self.registries.iter().any(is_configured)).then_some(default)
+    }
+
     /// Which registry, if any, a ping (`/v2/` and its variants) is about.
     ///
     /// # Errors
     /// When the address names something that is not configured.
     pub fn resolve_ping(&self, hint: &AddressHint) -> Result<Option<Arc<Registry>>, DirectoryError> {
+        if hint.door == Door::Mirror {
+            let registry = self.default_registry().filter(|default| {
+                hint.before_v2.is_none() && hint.ns.as_ref().is_none_or(|ns| self.mirrors(default, ns))
+            });
+            return registry.cloned().map(Some).ok_or(DirectoryError::Unknown);
+        }
         if let Some(segment) = &hint.before_v2 {
             let by_host = || self.of_host(&segment.parse().ok()?).next().cloned();
             return self.by_name(segment).cloned().or_else(by_host).map(Some).ok_or(DirectoryError::Unknown);
         }
         if let Some(ns) = &hint.ns {
-            return self.of_host(ns).next().cloned().map(Some).ok_or(DirectoryError::Unknown);
+            let registry = self.in_place_of(ns).or_else(|| self.of_host(ns).next());
+            return registry.cloned().map(Some).ok_or(DirectoryError::Unknown);
         }
-        Ok(self.by_virtual_host(hint).or(self.default_registry()).cloned())
+        Ok(self.by_virtual_host(hint).or(self.default_registry().filter(|_| !self.mirrored)).cloned())
     }
 
     /// Finds what `address` means. `granted` breaks ties between registries
@@ -103,6 +196,17 @@ impl Directory {
         granted: impl Fn(&Registry, &Repository) -> bool,
     ) -> Result<Resolved, DirectoryError> {
         let Address { name, hint } = address;
+        if hint.door == Door::Mirror {
+            let default = self.default_registry().ok_or(DirectoryError::Unknown)?;
+            return match &hint.ns {
+                _ if hint.before_v2.is_some() => Err(DirectoryError::Unknown),
+                None => self.at_root(default, name, granted),
+                Some(ns) if self.mirrors(default, ns) => {
+                    Ok(Resolved { by_ns: true, ..self.at_root(default, name, granted)? })
+                }
+                Some(_) => Err(DirectoryError::Unknown),
+            };
+        }
         if let Some(segment) = &hint.before_v2 {
             return match self.by_name(segment) {
                 Some(registry) => self.relative(registry, name),
@@ -134,13 +238,41 @@ impl Directory {
             }
         }
         if let Some(ns) = &hint.ns {
-            let resolved = self.at_host(ns, name, granted)?;
+            let resolved = match self.in_place_of(ns) {
+                Some(default) => self.relative(default, name)?,
+                None => self.at_host(ns, name, granted)?,
+            };
             return Ok(Resolved { by_ns: true, ..resolved });
         }
         if let Some(registry) = virtual_host {
             return self.relative(registry, name);
         }
-        let default = self.default_registry().ok_or(DirectoryError::Unknown)?;
+        // Who could make a repository of a name that was a registry's would
+        // answer what is still asked of that one.
+        let first = name.split_first().map(|(first, _)| first);
+        let is_retired = |first: &str| {
+            self.retired
+                .iter()
+                .any(|retired| retired.slug.eq_ignore_ascii_case(first) && SystemTime::now() < retired.until)
+        };
+        if self.mirrored || first.is_some_and(is_retired) {
+            return Err(DirectoryError::Unknown);
+        }
+        self.at_root(self.default_registry().ok_or(DirectoryError::Unknown)?, name, granted)
+    }
+
+    /// Whether a mirror of `default` is meant by `ns`.
+    fn mirrors(&self, default: &Registry, ns: &HostPort) -> bool {
+        self.in_place_of(ns).is_some() || default.image_hosts.iter().any(|known| known.same_registry(ns))
+    }
+
+    /// `name` as a request to a mirror at its root has it.
+    fn at_root(
+        &self,
+        default: &Arc<Registry>,
+        name: &Repository,
+        granted: impl Fn(&Registry, &Repository) -> bool,
+    ) -> Result<Resolved, DirectoryError> {
         if default.kind == Kind::DockerHub {
             // A Docker mirror request is about docker.io without saying so.
             return default
@@ -162,8 +294,9 @@ impl Directory {
 
     /// The registry of that name, in either of its forms.
     pub fn called(&self, name: &str) -> Option<&Arc<Registry>> {
-        let name: RegistryName = name.parse().ok()?;
-        self.registries.iter().find(|registry| registry.name == name)
+        let parsed: Option<RegistryName> = name.parse().ok();
+        let is_it = |registry: &&Arc<Registry>| Some(&registry.name) == parsed.as_ref();
+        self.by_name(name).or_else(|| self.registries.iter().find(is_it))
     }
 
     /// The registry whose name stands in an address as `component`.
@@ -259,6 +392,7 @@ mod tests {
             credential: connection.credential,
             access: AccessMode::Anyone,
             is_default: name == "docker-hub",
+            is_implied: false,
             hosts: if name == "ghcr-public" { vec!["ghcr.proxy.example".parse().unwrap()] } else { vec![] },
             egress: EgressSettings::default(),
             tag_ttl: std::time::Duration::ZERO,
@@ -297,6 +431,7 @@ mod tests {
                 before_v2: Some(before.to_owned()).filter(|b| !b.is_empty()),
                 ns: ns.parse().ok(),
                 host: host.parse().ok(),
+                door: Door::Main,
             },
         };
         match directory().resolve(&address, |_, _| false) {

@@ -20,7 +20,7 @@ mod pattern;
 mod through;
 
 pub use credential::{AwsKey, Credential, EntraApp, GoogleKey, HelperName, Secret, Source};
-pub use directory::{Address, AddressHint, Directory, DirectoryError, Resolved};
+pub use directory::{Address, AddressHint, Directory, DirectoryError, Door, Resolved, RetiredName};
 pub use docker_config::{Entry, NoEntry, Server, find as find_login};
 pub use form::{Connection, Form, FormError, Value};
 pub use image::{ImageLocation, InvalidReference, split_image};
@@ -109,6 +109,8 @@ pub struct Registry {
     pub access: AccessMode,
     /// Answers root mirror requests.
     pub is_default: bool,
+    /// Nobody wrote it down: it is there because nothing else serves docker.io.
+    pub is_implied: bool,
     /// Virtual hosts that mean this registry.
     pub hosts: Vec<HostPort>,
     /// Where its requests may go.
@@ -142,6 +144,7 @@ impl Registry {
             credential: _,
             access,
             is_default,
+            is_implied,
             hosts,
             egress,
             tag_ttl,
@@ -151,14 +154,20 @@ impl Registry {
             links,
             quota,
         } = self;
-        name.display() == other.name.display()
+        (name.display(), name.address()) == (other.name.display(), other.name.address())
             && (kind, origin, endpoints, image_hosts)
                 == (&other.kind, &other.origin, &other.endpoints, &other.image_hosts)
             && (prefix, known_realms, access) == (&other.prefix, &other.known_realms, &other.access)
-            && (is_default, hosts, egress) == (&other.is_default, &other.hosts, &other.egress)
+            && (is_default, is_implied) == (&other.is_default, &other.is_implied)
+            && (hosts, egress) == (&other.hosts, &other.egress)
             && (tag_ttl, immutable_tags, stale_if_error)
                 == (&other.tag_ttl, &other.immutable_tags, &other.stale_if_error)
             && (offline, links, quota) == (&other.offline, &other.links, &other.quota)
+    }
+
+    /// Whether images of docker.io, or some of them, are its.
+    pub fn serves_docker_hub(&self) -> bool {
+        self.image_hosts.iter().any(HostPort::is_docker_hub)
     }
 
     /// Whether what upstream allowed to this registry counts for `other` too:

@@ -144,6 +144,11 @@ impl HostPort {
         &self.host
     }
 
+    /// Docker Hub, by the name that image references have for it.
+    pub fn docker_hub() -> HostPort {
+        HostPort { host: "docker.io".to_owned(), port: None }
+    }
+
     /// Whether this names Docker Hub, which answers to three names.
     pub fn is_docker_hub(&self) -> bool {
         self.port.is_none() && matches!(self.host.as_str(), "docker.io" | "index.docker.io" | "registry-1.docker.io")

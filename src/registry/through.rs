@@ -264,13 +264,9 @@ impl Through {
         let hint = AddressHint { before_v2: Some(place.host.to_string()), ..AddressHint::default() };
         let address = Address { name: place.repository.clone(), hint };
         let by_host = self.directory.resolve(&address, |_, _| false);
-        let by_default = || {
-            let default = self.directory.default_registry().filter(|_| place.host.is_docker_hub())?;
-            let hub = default.image_hosts.iter().any(|host| host.same_registry(&place.host));
-            // A part of Docker Hub is not asked for other parts.
-            (!hub).then(|| self.directory.within(default.name.slug(), &place.repository).ok())?
-        };
-        let resolved = by_host.ok().or_else(by_default)?;
+        let in_place = self.directory.in_place_of(&place.host);
+        let in_place = in_place.and_then(|default| self.directory.within(default.name.slug(), &place.repository).ok());
+        let resolved = in_place.or_else(|| by_host.ok())?;
         Some((resolved.registry, resolved.repository))
     }
 
@@ -287,7 +283,7 @@ impl Through {
 
     /// The shortest address by name that means this repository of `registry`.
     fn address(&self, registry: &Arc<Registry>, repository: &Repository) -> Option<Repository> {
-        let slug = registry.name.slug();
+        let slug = registry.name.address();
         let short = format!("{slug}/{}", registry.relative(repository));
         let full = registry.image_hosts.iter().map(|host| format!("{slug}/{host}/{repository}"));
         std::iter::once(short).chain(full).filter_map(|text| text.parse().ok()).find(|name: &Repository| {

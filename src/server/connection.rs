@@ -23,6 +23,7 @@ use crate::access::CertificateNames;
 use crate::api::{Api, Peer, Transport};
 use crate::cache::Method;
 use crate::kernel::{Mappings, PipePool};
+use crate::registry::Door;
 
 /// TLS records are filled from buffers of this size.
 const TLS_BUFFER: usize = 256 * 1024;
@@ -35,6 +36,8 @@ pub(super) struct Shared {
     pub(super) body: BodyMethod,
     pub(super) pipes: PipePool,
     pub(super) stopping: CancellationToken,
+    /// Which listener its connections come by.
+    pub(super) door: Door,
 }
 
 impl Shared {
@@ -46,6 +49,7 @@ impl Shared {
         let mut peer = Peer {
             address: Some(address.ip()),
             certificate: None,
+            door: self.door,
             transport: Transport { method: Method::Read, mappings: None },
         };
         let Some(tls) = &self.tls else {

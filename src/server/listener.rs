@@ -17,6 +17,7 @@ use super::settings::ServerSettings;
 use super::tls::{Tls, TlsError};
 use crate::api::Api;
 use crate::kernel::PipePool;
+use crate::registry::Door;
 
 /// Connections the kernel keeps waiting while we are busy.
 const BACKLOG: u32 = 4096;
@@ -54,33 +55,42 @@ impl Server {
     /// running then.
     pub fn start(settings: &ServerSettings, api: Arc<Api>) -> Result<Server, ServerError> {
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
-        let shared = Arc::new(Shared {
-            api,
-            limits: settings.limits.clone(),
-            tls: tls.clone(),
-            body: settings.body,
-            pipes: PipePool::default(),
-            stopping: CancellationToken::new(),
-        });
-        let mut listeners = Vec::new();
-        for address in &settings.listen {
-            listeners.push(listen(*address)?);
+        let (pipes, stopping) = (PipePool::default(), CancellationToken::new());
+        let shared = |door| {
+            Arc::new(Shared {
+                api: Arc::clone(&api),
+                limits: settings.limits.clone(),
+                tls: tls.clone(),
+                body: settings.body,
+                pipes: pipes.clone(),
+                stopping: stopping.clone(),
+                door,
+            })
+        };
+        let (mut listeners, mut mirrors) = (Vec::new(), Vec::new());
+        for (addresses, into) in [(&settings.listen, &mut listeners), (&settings.mirror_listen, &mut mirrors)] {
+            for address in addresses {
+                into.push(listen(*address)?);
+            }
         }
         let server = Server {
             addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
-            stopping: shared.stopping.clone(),
+            stopping: stopping.clone(),
             tasks: TaskTracker::new(),
             drain_timeout: settings.limits.drain_timeout,
         };
         let places = Arc::new(Places::new(settings.limits.max_connections, settings.limits.max_connections_per_client));
-        if let Some(tls) = tls {
-            server.tasks.spawn(tls.keep_current(server.stopping.clone()));
+        if let Some(tls) = &tls {
+            server.tasks.spawn(Arc::clone(tls).keep_current(server.stopping.clone()));
         }
-        for listener in listeners {
-            if let Ok(address) = listener.local_addr() {
-                info!(listener = "data", %address, tls = shared.tls.is_some(), "listening");
+        for (name, door, listeners) in [("data", Door::Main, listeners), ("mirror", Door::Mirror, mirrors)] {
+            let shared = shared(door);
+            for listener in listeners {
+                if let Ok(address) = listener.local_addr() {
+                    info!(listener = name, %address, tls = tls.is_some(), "listening");
+                }
+                server.tasks.spawn(accept(listener, Arc::clone(&shared), Arc::clone(&places), server.tasks.clone()));
             }
-            server.tasks.spawn(accept(listener, Arc::clone(&shared), Arc::clone(&places), server.tasks.clone()));
         }
         Ok(server)
     }

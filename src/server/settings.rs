@@ -12,6 +12,9 @@ use crate::api::PingMode;
 pub struct ServerSettings {
     /// Addresses of the data listener; port 0 takes a free one.
     pub listen: Vec<SocketAddr>,
+    /// Addresses where the default registry alone answers. With any, the data
+    /// listener is closed to names that no registry has.
+    pub mirror_listen: Vec<SocketAddr>,
     /// Address of the admin listener.
     pub admin_listen: SocketAddr,
     /// TLS of the data listener; absent: plain HTTP.

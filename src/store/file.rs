@@ -7,6 +7,7 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use tracing::{info, warn};
+use zeroize::Zeroizing;
 
 use super::key::check_mode;
 use super::seal::{self, Broken, Opened};
@@ -108,6 +109,12 @@ impl Store {
     /// anything was stored.
     pub fn fingerprint(&self, secret: &Secret) -> Option<String> {
         self.keys.as_ref().map(|keys| keys.current.fingerprint(secret))
+    }
+
+    /// What clients' tokens are signed with: the same for everybody who has the
+    /// store's key. `None` before anything was stored.
+    pub fn token_key(&self) -> Option<Zeroizing<[u8; 32]>> {
+        self.keys.as_ref().map(|keys| keys.current.tokens.clone())
     }
 
     /// Makes sure that this process may change the store, and that what it

@@ -73,6 +73,8 @@ impl fmt::Display for KeySource {
 pub(super) struct Key {
     pub(super) sealing: Zeroizing<[u8; 32]>,
     fingerprinting: hmac::Key,
+    /// For tokens that other processes with this key accept too.
+    pub(super) tokens: Zeroizing<[u8; 32]>,
     /// Tells keys apart, and says nothing about them.
     pub(super) id: String,
 }
@@ -102,7 +104,8 @@ impl Key {
         };
         let id: String = part(&root, b"id")?.iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         let fingerprinting = hmac::Key::new(hmac::HMAC_SHA256, part(&root, b"fingerprint")?.as_slice());
-        Some(Key { sealing: part(&root, b"seal")?, fingerprinting, id })
+        let tokens = part(&root, b"tokens")?;
+        Some(Key { sealing: part(&root, b"seal")?, fingerprinting, tokens, id })
     }
 
     /// Tells secrets apart for whoever has no key: 12 hexadecimal characters

@@ -21,7 +21,7 @@ const PASSWORD: &str = "client-canary-password";
 /// A proxy that wants a login of `ci`.
 fn with_login() -> Option<Stage> {
     let clients = with_password("ci", PASSWORD, "my-example-registry/**");
-    Stage::guarded(Guard { server: String::new(), clients })
+    Stage::guarded(Guard { server: String::new(), clients, beside_open: false })
 }
 
 #[test]
@@ -31,12 +31,100 @@ fn docker_login_works_and_a_wrong_password_does_not() {
     let (host, image) = (stage.address().to_string(), stage.named("team/app:1"));
     docker.pull(&image).expect_error();
     let said = docker.login(&host, "ci", "wrong").expect_error();
-    assert!(said.contains("401 Unauthorized"), "{said}");
+    assert!(said.to_lowercase().contains("unauthorized"), "{said}");
     assert!(docker.login(&host, "ci", PASSWORD).expect_ok().text().contains("Login Succeeded"));
     docker.pull(&image).expect_ok();
     assert_eq!(docker.run(&image), GREETING);
     stage.assert_fetched_once(APP, &stage.app);
     assert!(!stage.log().contains(PASSWORD));
+}
+
+/// A proxy with an open default registry, and one that wants a login of `ci`.
+fn beside_an_open_one() -> Option<Stage> {
+    let clients = with_password("ci", PASSWORD, "my-example-registry/**");
+    Stage::guarded(Guard { server: String::new(), clients, beside_open: true })
+}
+
+#[test]
+fn docker_login_beside_an_open_default_fails_when_wrong_and_pulls_when_right() {
+    let Some(stage) = beside_an_open_one() else { return };
+    let docker = Docker::start(&json!({"registry-mirrors": [stage.mirror()]}));
+    let (host, private) = (stage.address().to_string(), stage.named("team/app:1"));
+    // Nobody needs a login for what is open, by name or through the mirror.
+    docker.pull(&format!("{host}/open-example/team/app:1")).expect_ok();
+    docker.pull(&format!("{APP}:1")).expect_ok();
+    docker.pull(&private).expect_error();
+    for (user, password) in [("ci", "wrong"), ("nobody", PASSWORD)] {
+        let said = docker.login(&host, user, password).expect_error();
+        assert!(said.to_lowercase().contains("unauthorized"), "{said}");
+    }
+    assert!(docker.login(&host, "ci", PASSWORD).expect_ok().text().contains("Login Succeeded"));
+    docker.pull(&private).expect_ok();
+    docker.pull(&format!("{host}/open-example/team/app:1")).expect_ok();
+    assert_eq!(docker.run(&private), GREETING);
+    assert!(!stage.log().contains(PASSWORD));
+}
+
+#[test]
+fn docker_pulls_from_a_mirror_of_its_own_and_by_name_from_the_other_listener() {
+    let clients = with_password("ci", PASSWORD, "my-example-registry/**");
+    let server = "mirror_listen = \"127.0.0.1:0\"\n".to_owned();
+    let Some(stage) = Stage::guarded(Guard { server, clients, beside_open: true }) else { return };
+    let docker = Docker::start(&json!({"registry-mirrors": [stage.mirror_alone()]}));
+    docker.pull(&format!("{APP}:1")).expect_ok();
+    assert_eq!(docker.run(&format!("{APP}:1")), GREETING);
+    let host = stage.address();
+    docker.pull(&format!("{host}/open-example/{APP}:1")).expect_ok();
+    docker.pull(&format!("{host}/{APP}:1")).expect_error();
+    stage.assert_fetched_once(APP, &stage.app);
+}
+
+#[test]
+fn podman_and_skopeo_pull_what_is_open_without_a_login_and_the_rest_with_one() {
+    let Some(stage) = beside_an_open_one() else { return };
+    let (host, private) = (stage.address().to_string(), stage.named("team/app:1"));
+    let open = format!("{host}/open-example/team/app:1");
+    let podman = Podman::new("");
+    podman.podman(&["pull", "--tls-verify=false", &open]).expect_ok();
+    podman.podman(&["pull", "--tls-verify=false", &private]).expect_error();
+    let auth = podman.file("auth.json");
+    let login = |password: &str| {
+        let words =
+            ["login", "--tls-verify=false", "--authfile", &auth, "--username", "ci", "--password", password, &host];
+        podman.podman(&words)
+    };
+    login("wrong").expect_error();
+    login(PASSWORD).expect_ok();
+    podman.podman(&["pull", "--tls-verify=false", "--authfile", &auth, &private]).expect_ok();
+    assert_eq!(podman.run(&private), GREETING);
+
+    let skopeo = Skopeo::new();
+    let inspect = |image: &str, more: &[&str]| {
+        let image = format!("docker://{image}");
+        skopeo.skopeo(&[&["inspect", "--tls-verify=false"], more, &[&image]].concat())
+    };
+    inspect(&open, &[]).expect_ok();
+    inspect(&private, &[]).expect_error();
+    inspect(&private, &["--creds", "ci:wrong"]).expect_error();
+    inspect(&private, &["--creds", &format!("ci:{PASSWORD}")]).expect_ok();
+}
+
+#[test]
+fn containerd_pulls_with_a_login_and_what_is_open_without() {
+    let Some(stage) = beside_an_open_one() else { return };
+    let containerd = Containerd::start();
+    let host = stage.registry.address().to_string();
+    let image = format!("{host}/team/app:1");
+    let private = format!("{}/v2/my-example-registry", stage.mirror());
+    containerd.mirror_with(&host, &private, "override_path = true\n");
+    containerd.pull(&image, &[]).expect_error();
+    containerd.pull(&image, &["--user", "ci:wrong"]).expect_error();
+    containerd.pull(&image, &["--user", &format!("ci:{PASSWORD}")]).expect_ok();
+    assert_eq!(containerd.run(&image), GREETING);
+    containerd.ctr(&["images", "rm", "--sync", &image]).expect_ok();
+    let open = format!("{}/v2/open-example", stage.mirror());
+    containerd.mirror_with(&host, &open, "override_path = true\n");
+    containerd.pull(&image, &[]).expect_ok();
 }
 
 #[test]
@@ -115,7 +203,7 @@ fn with_certificate(dir: &Path) -> Option<Stage> {
     );
     let clients =
         "[[client]]\nname = \"ci\"\ncertificate = \"CN=ci\"\ngrants = [\"my-example-registry/**\"]\n".to_owned();
-    Stage::guarded(Guard { server, clients })
+    Stage::guarded(Guard { server, clients, beside_open: false })
 }
 
 #[test]

@@ -1,6 +1,8 @@
 //! containerd: images keep their own names, `hosts.toml` says where to ask.
 
 use super::stage::{APP, MULTI, NAME, Stage};
+use crate::support::process::{Outcome, bounded, state_dir};
+use crate::support::real::available;
 use crate::support::real::containerd::Containerd;
 use crate::support::real::images::GREETING;
 
@@ -83,4 +85,29 @@ fn an_ns_that_nobody_configured_is_not_found_and_asks_upstream_nothing() {
     assert!(said.contains("registry.example/team/app:1: not found"), "{said}");
     assert_eq!(stage.registry.requests(), before);
     assert_eq!(stage.tokens.requests(), []);
+}
+
+#[test]
+fn containerd_reads_hosts_toml_only_with_the_configuration_that_the_docs_show() {
+    if !available() {
+        return;
+    }
+    let dir = state_dir();
+    let containerd =
+        |arguments: &[&str]| Outcome::of(bounded("containerd", dir.path()).args(arguments)).expect_ok().text();
+    let config_path = |text: &str| -> Vec<String> {
+        let lines = text.lines().map(str::trim).filter(|line| line.starts_with("config_path"));
+        lines.map(|line| line.replace('\'', "\"")).collect()
+    };
+    let guide = include_str!("../../docs/runtimes.md");
+    let default = containerd(&["config", "default"]);
+    let version = default.lines().find_map(|line| line.strip_prefix("version = ")).unwrap();
+    let mut recipes = guide.split("```toml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let recipe = recipes.find(|recipe| recipe.starts_with(&format!("version = {version}\n"))).unwrap();
+    let wanted = "config_path = \"/etc/containerd/certs.d\"";
+    assert!(config_path(&default).iter().all(|line| line != wanted), "{default}");
+    let file = dir.path().join("config.toml");
+    std::fs::write(&file, recipe).unwrap();
+    let understood = containerd(&["--config", &file.display().to_string(), "config", "dump"]);
+    assert!(config_path(&understood).iter().any(|line| line == wanted), "{understood}");
 }

@@ -41,6 +41,8 @@ pub(super) struct Guard {
     pub(super) server: String,
     /// `[[client]]` entries.
     pub(super) clients: String,
+    /// Beside the guarded registries there is an open one, the default.
+    pub(super) beside_open: bool,
 }
 
 struct Proxy {
@@ -83,8 +85,8 @@ impl Stage {
         let mut process = Daemon::start(env!("CARGO_BIN_EXE_transship"), self.dir.path(), |command| {
             command.arg("serve").arg("--config").arg(&config).env(PASSWORD, SECRET);
         });
-        process.wait_until(|log| listening(log).is_some());
-        let address = listening(&process.log()).unwrap();
+        process.wait_until(|log| listening(log, "data").is_some());
+        let address = listening(&process.log(), "data").unwrap();
         self.proxy = Some(Proxy { _process: process, address });
     }
 
@@ -103,6 +105,11 @@ impl Stage {
         format!("{}/{NAME}/{image}", self.address())
     }
 
+    /// Where the default registry alone answers, as `registry-mirrors` has it.
+    pub(super) fn mirror_alone(&self) -> String {
+        format!("http://{}", listening(&self.log(), "mirror").unwrap())
+    }
+
     /// What the proxy has logged.
     pub(super) fn log(&self) -> String {
         fs::read_to_string(self.dir.path().join("transship.log")).unwrap()
@@ -112,6 +119,7 @@ impl Stage {
         let access = if self.guard.is_some() { "grants" } else { "anyone" };
         let server = self.guard.as_ref().map_or("", |guard| &guard.server);
         let clients = self.guard.as_ref().map_or("", |guard| &guard.clients);
+        let beside_open = self.guard.as_ref().is_some_and(|guard| guard.beside_open);
         let (url, realm) = (self.registry.origin(), self.tokens.origin());
         let connection = format!(
             r#"
@@ -123,8 +131,18 @@ token_realms = ["{realm}"]
 access = "{access}"
 "#
         );
+        let open = connection.replace("access = \"grants\"", "access = \"anyone\"");
+        let open = match beside_open {
+            true => format!(
+                "[[registry]]\nname = \"Open-Example\"\ndefault = true\nusername = \"{USERNAME}\"\n\
+                 password = {{ env = \"{PASSWORD}\" }}\n{open}"
+            ),
+            false => String::new(),
+        };
+        let is_default = !beside_open;
         format!(
             r#"
+docker_hub = false
 [server]
 listen = "127.0.0.1:0"
 {server}
@@ -137,7 +155,7 @@ format = "json"
 
 [[registry]]
 name = "My-Example-Registry"
-default = true
+default = {is_default}
 username = "{USERNAME}"
 password = {{ env = "{PASSWORD}" }}
 {connection}
@@ -147,6 +165,7 @@ password = {{ env = "{PASSWORD}" }}
 name = "Public-Example"
 namespace = "public"
 {connection}
+{open}
 {clients}
 "#,
             cache = self.dir.path().join("cache").display(),
@@ -168,11 +187,11 @@ namespace = "public"
     }
 }
 
-/// The address of the data listener, once the log tells it.
-fn listening(log: &str) -> Option<SocketAddr> {
+/// The address of a listener, once the log tells it.
+fn listening(log: &str, listener: &str) -> Option<SocketAddr> {
     log.lines().find_map(|line| {
         let event: serde_json::Value = serde_json::from_str(line).ok()?;
-        let data = event["message"] == "listening" && event["listener"] == "data";
-        data.then(|| event["address"].as_str()?.parse().ok())?
+        let this = event["message"] == "listening" && event["listener"] == listener;
+        this.then(|| event["address"].as_str()?.parse().ok())?
     })
 }

@@ -115,7 +115,9 @@ impl Proxy {
     pub(crate) fn restart(&mut self) {
         self.stop();
         let Setup { sections, registries, environment, under } = &self.setup;
-        let text = format!("{sections}\n{}", registries.join("\n"));
+        // Nothing of a test's goes to Docker Hub unless the test names it.
+        let hub = if sections.contains("docker_hub = ") { "" } else { "docker_hub = false\n" };
+        let text = format!("{hub}{sections}\n{}", registries.join("\n"));
         let config = self.dir.path().join("transship.toml");
         fs::write(&config, text).unwrap();
         let mut words = under.iter().map(String::as_str).chain([env!("CARGO_BIN_EXE_transship")]);
@@ -166,6 +168,12 @@ impl Proxy {
     /// Where clients pull.
     pub(crate) fn address(&self) -> SocketAddr {
         self.running.as_ref().unwrap().data
+    }
+
+    /// Where the default registry alone answers.
+    pub(crate) fn mirror(&self) -> SocketAddr {
+        assert!(eventually(|| listening(&self.log(), "mirror").is_some()));
+        listening(&self.log(), "mirror").unwrap()
     }
 
     /// Where health and metrics are.

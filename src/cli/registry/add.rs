@@ -16,6 +16,9 @@ use crate::registry::{FieldKind, Kind, RegistryName};
 pub(super) struct Args {
     /// The display name, for example My-Example-GHCR
     name: Option<String>,
+    /// What stands for it in image names; proposed from the name otherwise
+    #[arg(long)]
+    address: Option<String>,
     /// The provider's kind: docker-hub, ghcr, google, digitalocean, azure, ecr, quay, ngc, gitlab, generic
     #[arg(long, value_parser = kind)]
     kind: Option<Kind>,
@@ -48,6 +51,9 @@ pub(super) async fn run(backend: &mut Backend, args: &Args) -> Outcome {
     };
     let mut settings = Map::new();
     settings.insert("name".to_owned(), Value::String(name.clone()));
+    if let Some(address) = &args.address {
+        settings.insert("address".to_owned(), Value::String(address.clone()));
+    }
     settings.insert("kind".to_owned(), Value::String(kind.to_string()));
     let mut secrets = args.fields.fill(kind, &mut settings)?;
     if interactive {

@@ -30,10 +30,12 @@ impl Backend {
         Ok(Backend::Offline(proxy::offline(configuration, settings)))
     }
 
-    pub(super) async fn list(&self) -> miette::Result<Vec<RegistryEntry>> {
+    pub(super) async fn list(&self) -> miette::Result<Registries> {
         match self {
-            Backend::Running(client) => Ok(client.get::<Registries>("registries", &[]).await?.registries),
-            Backend::Offline(operator) => Ok(operator.registries()),
+            Backend::Running(client) => client.get("registries", &[]).await,
+            Backend::Offline(operator) => {
+                Ok(Registries { registries: operator.registries(), retired: operator.retired_names() })
+            }
         }
     }
 

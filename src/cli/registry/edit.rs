@@ -18,6 +18,9 @@ pub(super) struct Args {
     /// Its new display name
     #[arg(long, value_name = "NAME")]
     rename: Option<String>,
+    /// What stands for it in image names from now on
+    #[arg(long)]
+    address: Option<String>,
     #[command(flatten)]
     fields: Fields,
     /// Go back to the default of this key; may be repeated
@@ -42,7 +45,11 @@ pub(super) async fn run(backend: &mut Backend, args: &Args) -> Outcome {
     if let Some(name) = &args.rename {
         settings.insert("name".to_owned(), name.clone().into());
     }
-    if args.fields.is_empty() && args.unset.is_empty() && args.rename.is_none() {
+    if let Some(address) = &args.address {
+        settings.insert("address".to_owned(), address.clone().into());
+    }
+    let is_named = args.rename.is_some() || args.address.is_some();
+    if args.fields.is_empty() && args.unset.is_empty() && !is_named {
         if !is_interactive() {
             return Err(miette!("name what is to change, for example --password-stdin or --set tag_ttl=\"5m\""));
         }

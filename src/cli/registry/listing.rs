@@ -6,7 +6,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::super::{Outcome, Output};
 use super::backend::Backend;
-use crate::admin::document::{Registries, RegistryEntry};
+use crate::admin::document::{RegistryEntry, RetiredEntry};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
@@ -25,16 +25,17 @@ pub(super) struct ShowArgs {
 }
 
 pub(super) async fn list(backend: &Backend, args: &ListArgs) -> Outcome {
-    let registries = backend.list().await?;
+    let all = backend.list().await?;
     match args.output {
-        Output::Json => println!("{:#}", serde_json::json!(Registries { registries })),
+        Output::Json => println!("{:#}", serde_json::json!(all)),
         Output::Table => {
             let mut table = Table::new();
             table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
-            table.set_header(["registry", "kind", "upstream", "prefix", "credential", "access", "from"]);
-            for entry in &registries {
+            table.set_header(["registry", "pull as", "kind", "upstream", "prefix", "credential", "access", "from"]);
+            for entry in &all.registries {
                 table.add_row([
                     entry.name.as_str(),
+                    &entry.address,
                     &entry.kind,
                     &entry.upstream,
                     entry.prefix.as_deref().unwrap_or("-"),
@@ -44,6 +45,9 @@ pub(super) async fn list(backend: &Backend, args: &ListArgs) -> Outcome {
                 ]);
             }
             println!("{table}");
+            for RetiredEntry { address, until } in &all.retired {
+                println!("`{address}` was taken away: {address}/… is answered 404 until {until}");
+            }
         }
     }
     Ok(ExitCode::SUCCESS)
@@ -85,6 +89,13 @@ pub(super) fn notes(entry: &RegistryEntry) {
     if entry.access == "grants" {
         println!(
             "note: only clients with a grant pull through it: transship client add NAME --grant '{}/**'",
+            entry.address
+        );
+    }
+    if let Some(default) = &entry.hides {
+        println!(
+            "note: {0}/… now means it, and hides the namespace `{0}` of the default registry `{default}`; with \
+             `mirror_listen` in [server], that one has an address of its own",
             entry.address
         );
     }

@@ -65,7 +65,8 @@ impl Stage {
 
 #[test]
 fn the_commented_default_is_the_defaults() {
-    let shown = |settings: &Settings| format!("{settings:#?}");
+    // Written down or implied, it is the same registry.
+    let shown = |settings: &Settings| format!("{settings:#?}").replace("is_implied: true", "is_implied: false");
     let implied = load::settings(None, &Environment::new(), &Contents::default()).unwrap();
     assert_eq!(shown(&parse(DEFAULT_FILE).unwrap()), shown(&implied));
     assert_eq!(shown(&parse("").unwrap()), shown(&implied));
@@ -173,7 +174,8 @@ fn every_registry_of_the_guide_to_credentials_works() {
             block.replace("/run/secrets/", &format!("{here}/")).replace("/home/deploy/.docker/", &format!("{here}/"));
         let settings = Settings::parse("guide.toml", &text, &variables);
         let settings = settings.unwrap_or_else(|errors| panic!("{}", errors.render()));
-        assert!(settings.registries.iter().all(|registry| !registry.credential.is_anonymous()), "{block}");
+        let named = settings.registries.iter().filter(|registry| !registry.is_implied);
+        assert!(named.clone().count() > 0 && named.clone().all(|it| !it.credential.is_anonymous()), "{block}");
     }
 }
 
@@ -194,9 +196,11 @@ fn shape(registry: &Registry) -> (String, String, String, &str, &str) {
 fn every_kind_of_the_examples_is_the_connection_it_means() {
     let stage = Stage::new();
     let registries: Vec<_> =
-        examples().iter().flat_map(|example| stage.parse(example).registries).filter(|it| !it.is_default).collect();
+        examples().iter().flat_map(|example| stage.parse(example).registries).filter(|it| !it.is_implied).collect();
     let shapes: Vec<_> = registries.iter().map(|registry| shape(registry)).collect();
+    let hub = "https://registry-1.docker.io";
     let expected = [
+        ("My-Example-DockerHub-Repository", hub, "example-repository", "example-user", "secret-of-DOCKERHUB_PASSWORD"),
         ("My-Example-GHCR", "https://ghcr.io", "example-org", "dev@example.com", "secret-of-GHCR_TOKEN"),
         (
             "My-Example-GCR",
@@ -247,14 +251,8 @@ fn every_kind_of_the_examples_is_the_connection_it_means() {
     let expected =
         expected.iter().map(|(name, at, of, user, s)| (name.to_string(), at.to_string(), of.to_string(), *user, *s));
     assert_eq!(shapes, expected.collect::<Vec<_>>());
-    // A file's only Docker Hub is the default, also when it has a prefix.
-    let hub = stage.parse(examples().iter().find(|example| example.contains("DOCKERHUB")).unwrap());
-    let hub = &hub.registries[0];
-    let name = "My-Example-DockerHub-Repository".to_owned();
-    let secret = "secret-of-DOCKERHUB_PASSWORD";
-    let at = "https://registry-1.docker.io".to_owned();
-    assert_eq!(shape(hub), (name, at, "example-repository".to_owned(), "example-user", secret));
-    assert!(hub.is_default);
+    // A part of Docker Hub is not what a mirror stands for.
+    assert!(registries.iter().all(|registry| !registry.is_default));
 }
 
 #[test]

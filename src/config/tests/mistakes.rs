@@ -25,7 +25,7 @@ fn what_is_wrong_in_the_tables_of_the_proxy_is_told_with_its_place() {
             "[server]\nzzzzzzzzzz = 1",
             (2, 1),
             "has no key `zzzzzzzzzz`",
-            "known here: body, cut_on_revoke, expose_private, foreign_credentials, listen, ping",
+            "known here: body, cut_on_revoke, expose_private, foreign_credentials, listen, mirror_listen, ping",
         ),
         ("[sever]\n", (1, 2), "the file has no key `sever`", "did you mean `server`?"),
         ("server = 5", (1, 10), "[server] has to be a table", ""),
@@ -33,6 +33,7 @@ fn what_is_wrong_in_the_tables_of_the_proxy_is_told_with_its_place() {
         ("[server]\nlisten = \"5000\"", (2, 10), "`5000` is no address; write it as `127.0.0.1:5000`", ""),
         ("[server]\nlisten = [\"[::]:1\", \"x\"]", (2, 21), "`x` is no address", ""),
         ("[server]\nlisten = []", (2, 10), "`listen` names no address", "127.0.0.1:5000"),
+        ("[server]\nmirror_listen = \"127.0.0.1:5000\"", (2, 17), "127.0.0.1:5000 is taken already", ""),
         ("[server]\nping = \"maybe\"", (2, 8), "it is \"auto\", \"open\" or \"challenge\"", ""),
         ("[server]\nping = true", (2, 8), "`ping` has to be text, not a boolean", ""),
         ("[server]\nexpose_private = \"yes\"", (2, 18), "has to be true or false, not a string", ""),
@@ -84,7 +85,7 @@ fn what_is_wrong_in_the_tables_of_the_proxy_is_told_with_its_place() {
 fn what_is_wrong_with_a_registry_is_told_with_its_place() {
     // Lines 5 and on, behind a registry that lacks nothing.
     for (text, place, piece, help) in [
-        ("colour = 1", (5, 1), "[[registry]] has no key `colour`", "known here: access, allow_plaintext"),
+        ("colour = 1", (5, 1), "[[registry]] has no key `colour`", "known here: access, address, allow_plaintext"),
         ("usrname = 1", (5, 1), "[[registry]] has no key `usrname`", "did you mean `username`?"),
         (
             "region = \"eu\"",

@@ -1,11 +1,42 @@
 //! Clients, what holds between the tables, and the file as a whole.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 
 use super::mistakes::{GENERIC, one};
 use super::{Settings, environment, parse, problems};
+use crate::registry::Registry;
 
 const HASH: &str = "$argon2id$v=19$m=19456,t=2,p=1$c2FsdHNhbHRzYWx0c2FsdA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+#[test]
+fn docker_hub_stays_implied_until_something_else_serves_it() {
+    let registries = |text: &str| {
+        let settings = parse(text).unwrap_or_else(|errors| panic!("{text}: {}", errors.render()));
+        let show = |registry: &Arc<Registry>| {
+            let mark = |on, mark| if on { mark } else { "" };
+            format!("{}{}{}", registry.name, mark(registry.is_default, "*"), mark(registry.is_implied, "?"))
+        };
+        settings.registries.iter().map(show).collect::<Vec<_>>().join(" ")
+    };
+    let quay = "[[registry]]\nname = \"quay\"\nkind = \"quay\"\n";
+    let hub = "[[registry]]\nname = \"hub\"\nkind = \"docker-hub\"\n";
+    for (text, expected) in [
+        (String::new(), "docker-hub*?"),
+        (quay.to_owned(), "quay docker-hub*?"),
+        (format!("{quay}default = true\n"), "quay* docker-hub?"),
+        (format!("{quay}{hub}"), "quay hub*"),
+        (format!("{hub}namespace = \"team\"\n"), "hub"),
+        (format!("{hub}namespace = \"team\"\ndefault = true\n"), "hub*"),
+        (format!("docker_hub = false\n{quay}"), "quay"),
+        ("docker_hub = false\n".to_owned(), ""),
+        // The name is taken: it is that registry's.
+        (quay.replace("name = \"quay\"", "name = \"docker-hub\""), "docker-hub"),
+    ] {
+        assert_eq!(registries(&text), expected, "{text}");
+    }
+}
 
 #[test]
 fn what_is_wrong_with_a_client_is_told_with_its_place() {

@@ -165,7 +165,7 @@ fn a_refusal_says_why_and_what_would_fit() {
         assert!(error.to_string().contains(message), "{error}");
         assert!(error.fix().unwrap_or_default().contains(fix), "{error}: {:?}", error.fix());
     }
-    let unserved = of("[[registry]]\nname = \"g\"\nkind = \"ghcr\"\n", "http://localhost:5000");
+    let unserved = of("docker_hub = false\n[[registry]]\nname = \"g\"\nkind = \"ghcr\"\n", "http://localhost:5000");
     assert!(matches!(unserved.reference("localhost:5000/gone/a", None), Err(TurnError::NotServed { .. })));
 }
 

@@ -393,6 +393,7 @@ mod tests {
             credential: connection.credential,
             access: AccessMode::Grants,
             is_default: false,
+            is_implied: false,
             hosts: vec![],
             egress,
             tag_ttl: Duration::ZERO,
