@@ -12,28 +12,23 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::thread::JoinHandle;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use redb::{Database, ReadableDatabase as _, ReadableTable as _, ReadableTableMetadata as _, TableDefinition};
+use redb::{Database, DatabaseError};
 use tracing::warn;
 
+use super::link_index::{Change, Stored};
 use crate::oci::{Digest, MediaType, Repository};
 use crate::registry::Registry;
 
-const TABLE: TableDefinition<'_, &str, (u64, Option<u64>, &str)> = TableDefinition::new("links");
 /// Links in memory.
 const RECENT: u64 = 100_000;
-/// Links are committed at this pace; a crash loses at most so much.
-const COMMIT_EVERY: Duration = Duration::from_millis(500);
-
 /// That upstream allowed reading, and what it said of the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
     /// Seconds since the epoch when upstream said so.
-    seen_at: u64,
+    pub(super) seen_at: u64,
     /// The type to serve a manifest with; absent for blobs.
     pub media_type: Option<MediaType>,
     /// How long upstream said the content is, in bytes.
@@ -68,7 +63,7 @@ impl Link {
     }
 }
 
-type Key = Arc<str>;
+pub(super) type Key = Arc<str>;
 
 /// The name of a link, made once where one is looked for again and again.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,12 +76,14 @@ impl LinkKey {
     }
 }
 
-/// A change of the index.
-enum Change {
-    Put(Key, Link),
-    Remove(Key),
-    /// All whose keys begin so; how many there were goes back.
-    Revoke(String, Sender<u64>),
+/// What a revocation did.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Revocation {
+    /// How many links there were.
+    pub links: u64,
+    /// Why it could not be written yet. It is in force in this process, and is
+    /// written as soon as the disk takes it.
+    pub unwritten: Option<String>,
 }
 
 /// All links of this process.
@@ -95,12 +92,6 @@ pub struct Links {
     stored: OnceLock<Stored>,
     /// How often links were revoked: what was read before is not kept.
     revoked: AtomicU64,
-}
-
-struct Stored {
-    database: Arc<Database>,
-    queue: Mutex<Option<Sender<Change>>>,
-    writer: Mutex<Option<JoinHandle<()>>>,
 }
 
 impl Links {
@@ -122,14 +113,11 @@ impl Links {
         if self.stored.get().is_some() {
             return;
         }
-        let database = Database::create(path).or_else(|error| {
-            warn!(path = %path.display(), %error, "the index of links cannot be used, starting a new one");
-            // A missing file is as good as a removed one.
-            let _ = std::fs::remove_file(path);
-            Database::create(path)
-        });
-        let stored = match database {
-            Ok(database) => Stored::start(Arc::new(database)),
+        let stored = match open_or_replace(path) {
+            Ok(database) => {
+                let path = path.to_owned();
+                Stored::start(database, move || Database::create(&path))
+            }
             Err(error) => {
                 warn!(path = %path.display(), %error, "links are kept in memory only");
                 return;
@@ -174,20 +162,16 @@ impl Links {
     }
 
     /// Forgets all links of `registry`, or of one repository of it (its full
-    /// upstream name), on disk too: upstream is asked before anything cached is
-    /// served through it again. Gives how many there were. Takes time in
+    /// upstream name): upstream is asked before anything cached is served
+    /// through it again. In force when this returns, also where the disk takes
+    /// no writes; then it is written as soon as that is possible. Takes time in
     /// proportion to all links: not for the way of a pull.
-    pub fn revoke(&self, registry: &Registry, repository: Option<&Repository>) -> u64 {
+    pub fn revoke(&self, registry: &Registry, repository: Option<&Repository>) -> Revocation {
         let prefix = match repository {
             Some(repository) => format!("{} {repository} ", registry.name.slug()),
             None => format!("{} ", registry.name.slug()),
         };
-        let mut revoked = None;
-        if let Some(stored) = self.stored.get() {
-            let (done, answer) = channel();
-            stored.send(Change::Revoke(prefix.clone(), done));
-            revoked = answer.recv().ok();
-        }
+        let written = self.stored.get().map(|stored| stored.revoke(&prefix));
         // What is read from here on was written after; what was read before is
         // in memory now, or will not be kept.
         self.revoked.fetch_add(1, Ordering::SeqCst);
@@ -195,7 +179,13 @@ impl Links {
         for key in &recent {
             self.recent.invalidate(&**key);
         }
-        revoked.unwrap_or(recent.len() as u64)
+        match written {
+            Some(Ok(links)) => Revocation { links, unwritten: None },
+            Some(Err(failure)) => {
+                Revocation { links: failure.links.max(recent.len() as u64), unwritten: Some(failure.reason) }
+            }
+            None => Revocation { links: recent.len() as u64, unwritten: None },
+        }
     }
 
     /// Shows every link to `visit`, as the registry's address form, repository,
@@ -264,108 +254,18 @@ impl Links {
     /// Writes what is not written yet.
     pub fn close(&self) {
         if let Some(stored) = self.stored.get() {
-            stored.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(writer) = stored.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                // A writer that panicked has nothing more to write.
-                let _ = writer.join();
-            }
+            stored.close();
         }
     }
 }
 
-impl Stored {
-    fn start(database: Arc<Database>) -> Stored {
-        let (queue, receiver) = channel();
-        let own = Arc::clone(&database);
-        let writer = std::thread::Builder::new().name("links".into()).spawn(move || write_all(&own, &receiver)).ok();
-        Stored { database, queue: Mutex::new(Some(queue)), writer: Mutex::new(writer) }
-    }
-
-    /// Without the writer there is the memory.
-    fn send(&self, change: Change) {
-        if let Some(queue) = &*self.queue.lock().unwrap_or_else(PoisonError::into_inner) {
-            let _ = queue.send(change);
-        }
-    }
-
-    fn read(&self, key: &str) -> Option<Link> {
-        let transaction = self.database.begin_read().ok()?;
-        let table = transaction.open_table(TABLE).ok()?;
-        let found = table.get(key).ok()??;
-        Some(link(found.value()))
-    }
-
-    fn for_each(&self, mut visit: impl FnMut(&str, &Link)) -> Result<(), redb::Error> {
-        let transaction = self.database.begin_read()?;
-        // The table is made with the first link.
-        let Ok(table) = transaction.open_table(TABLE) else { return Ok(()) };
-        for entry in table.iter()? {
-            let (key, value) = entry?;
-            visit(key.value(), &link(value.value()));
-        }
-        Ok(())
-    }
-
-    fn count(&self) -> Option<u64> {
-        self.database.begin_read().ok()?.open_table(TABLE).ok()?.len().ok()
-    }
-}
-
-fn link((seen_at, size, media_type): (u64, Option<u64>, &str)) -> Link {
-    Link { seen_at, media_type: MediaType::parse(media_type), size }
-}
-
-/// Commits in batches until the queue is closed.
-fn write_all(database: &Database, queue: &Receiver<Change>) {
-    while let Ok(first) = queue.recv() {
-        let mut batch = vec![first];
-        let until = std::time::Instant::now() + COMMIT_EVERY;
-        let mut open = true;
-        // Whoever revokes waits for it.
-        while open && batch.len() < 10_000 && !matches!(batch.last(), Some(Change::Revoke(..))) {
-            match queue.recv_timeout(until.saturating_duration_since(std::time::Instant::now())) {
-                Ok(next) => batch.push(next),
-                Err(RecvTimeoutError::Timeout) => break,
-                Err(RecvTimeoutError::Disconnected) => open = false,
-            }
-        }
-        if let Err(error) = commit(database, &batch) {
-            warn!(%error, lost = batch.len(), "links could not be written");
-        }
-    }
-}
-
-fn commit(database: &Database, batch: &[Change]) -> Result<(), redb::Error> {
-    let transaction = database.begin_write()?;
-    let mut revoked = Vec::new();
-    {
-        let mut table = transaction.open_table(TABLE)?;
-        for change in batch {
-            match change {
-                Change::Put(key, link) => {
-                    let media_type = link.media_type.as_ref().map_or("", MediaType::as_str);
-                    table.insert(&**key, (link.seen_at, link.size, media_type))?;
-                }
-                Change::Remove(key) => {
-                    table.remove(&**key)?;
-                }
-                Change::Revoke(prefix, done) => {
-                    let before = table.len()?;
-                    // The keys of one prefix end where its blank would be followed
-                    // by nothing that a name can hold.
-                    let end = format!("{prefix}\u{7f}");
-                    table.retain_in(prefix.as_str()..end.as_str(), |_, _| false)?;
-                    revoked.push((done, before.saturating_sub(table.len()?)));
-                }
-            }
-        }
-    }
-    transaction.commit()?;
-    for (done, count) in revoked {
-        // Whoever asked may have stopped waiting.
-        let _ = done.send(count);
-    }
-    Ok(())
+fn open_or_replace(path: &Path) -> Result<Database, DatabaseError> {
+    Database::create(path).or_else(|error| {
+        warn!(path = %path.display(), %error, "the index of links cannot be used, starting a new one");
+        // A missing file is as good as a removed one.
+        let _ = std::fs::remove_file(path);
+        Database::create(path)
+    })
 }
 
 /// No part can contain a blank, so no two keys run into each other.
@@ -451,12 +351,12 @@ mod tests {
         };
         for links in [Links::in_memory(), Links::open(&path)] {
             fill(&links);
-            assert_eq!(links.revoke(&registries[0], Some(&repository("app"))), 3);
+            assert_eq!(links.revoke(&registries[0], Some(&repository("app"))).links, 3);
             assert_eq!(links.get(&registries[0], &repository("app"), &digest(1)), None);
             assert!(links.get(&registries[0], &repository("app/sub"), &digest(1)).is_some());
             assert!(links.get(&registries[0], &repository("app2"), &digest(1)).is_some());
             assert!(links.get(&registries[1], &repository("app"), &digest(1)).is_some());
-            assert_eq!(links.revoke(&registries[0], None), 6);
+            assert_eq!(links.revoke(&registries[0], None).links, 6);
             assert_eq!(all(&links).len(), 9);
             // Upstream may allow it again.
             links.put(&registries[0], &repository("app"), &digest(1), None, None);
@@ -465,7 +365,7 @@ mod tests {
         }
         let links = Links::open(&path);
         assert_eq!(links.get(&registries[0], &repository("app2"), &digest(1)), None);
-        assert_eq!((all(&links).len(), links.revoke(&registries[1], None)), (10, 9));
+        assert_eq!((all(&links).len(), links.revoke(&registries[1], None).links), (10, 9));
     }
 
     #[test]

@@ -340,6 +340,10 @@ pub struct EndpointState {
 pub struct Revoked {
     /// How many links there were.
     pub links: u64,
+    /// Why it is in force in the running process only: it could not be written
+    /// yet, and is tried again.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unwritten: Option<String>,
 }
 
 /// `GET /api/v1/clients`

@@ -61,5 +61,5 @@ async fn revoke(
     });
     let revoked =
         revoked.await.map_err(|_| failure(StatusCode::INTERNAL_SERVER_ERROR, "the links are as they were"))?;
-    Ok(Json(Revoked { links: revoked }))
+    Ok(Json(Revoked { links: revoked.links, unwritten: revoked.unwritten }))
 }

@@ -25,9 +25,15 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
     let answer = super::runtime()?.block_on(client.delete_for::<Revoked>(&path))?;
     match answer {
-        Answer::Done(Revoked { links }) => {
+        Answer::Done(Revoked { links, unwritten }) => {
             let links = if links == 1 { "1 link".to_owned() } else { format!("{links} links") };
             println!("revoked {links}: upstream is asked before anything cached is served through them again");
+            if let Some(reason) = unwritten {
+                println!(
+                    "in force, could not be written: {reason}; it is tried again while the proxy runs, and a restart \
+                     before it is written brings the links back"
+                );
+            }
             Ok(ExitCode::SUCCESS)
         }
         Answer::Refused(_, reason) => Err(miette::miette!("{reason}")),

@@ -5,6 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::Puller;
+use crate::access::Revocation;
 use crate::oci::{Digest, Repository};
 use crate::registry::Registry;
 
@@ -51,8 +52,8 @@ impl Puller {
 
     /// Forgets what upstream allowed `registry`, or one repository of it (its
     /// full upstream name): upstream is asked before anything cached is served
-    /// through it again. Gives how many links there were.
-    pub fn revoke_links(&self, registry: &Registry, repository: Option<&Repository>) -> u64 {
+    /// through it again.
+    pub fn revoke_links(&self, registry: &Registry, repository: Option<&Repository>) -> Revocation {
         self.forget(registry);
         self.links.revoke(registry, repository)
     }
