@@ -23,6 +23,13 @@ fn digest_of(target: &str) -> &str {
     target.rsplit('/').next().unwrap()
 }
 
+/// A part whose answer is long in coming may be asked for again.
+#[track_caller]
+fn assert_hardly_twice(parts: &[(usize, usize)]) {
+    let asked: usize = parts.iter().map(|(start, end)| end + 1 - start).sum();
+    assert!(asked <= SIZE + SIZE / 4, "{parts:?}");
+}
+
 fn parts(upstream: &Upstream) -> Vec<(usize, usize)> {
     let mut parts: Vec<_> = upstream.requests().iter().filter_map(Request::range).collect();
     parts.sort_unstable();
@@ -35,9 +42,7 @@ fn a_slow_connection_gets_company_and_no_part_is_asked_for_twice() {
     proxy.get(&target).assert_content(digest_of(&target));
     let parts = parts(&upstream);
     assert!(parts.len() >= 4, "{parts:?}");
-    for pair in parts.windows(2) {
-        assert!(pair[0].1 < pair[1].0, "{parts:?}");
-    }
+    assert_hardly_twice(&parts);
     assert_eq!(parts.last().unwrap().1, SIZE - 1);
     assert!(upstream.connections() >= 4);
     proxy.wait_for_blobs(1);
@@ -106,9 +111,7 @@ fn a_part_far_behind_what_is_there_does_not_wait_for_its_turn() {
     gate.open();
     assert_eq!(whole.finish().body, expected);
     assert_eq!(end.finish().body, expected[SIZE - 1000..]);
-    for pair in parts(&upstream).windows(2) {
-        assert!(pair[0].1 < pair[1].0, "{:?}", parts(&upstream));
-    }
+    assert_hardly_twice(&parts(&upstream));
     proxy.wait_for_blobs(1);
     proxy.assert_cache_is_sound();
 }

@@ -86,6 +86,10 @@ pub struct Revocation {
     pub unwritten: Option<String>,
 }
 
+/// A point in time, as far as revocations go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation(u64);
+
 /// All links of this process.
 pub struct Links {
     recent: moka::sync::Cache<Key, Link>,
@@ -239,6 +243,30 @@ impl Links {
             stored.send(Change::Put(Arc::clone(&key), link.clone()));
         }
         self.recent.insert(key, link);
+    }
+
+    /// What has been revoked up to now; to be taken before upstream is asked.
+    pub fn generation(&self) -> Generation {
+        Generation(self.revoked.load(Ordering::SeqCst))
+    }
+
+    /// As [`put`](Links::put), unless links were revoked since `asked`: what was
+    /// answered to a question of before is worth nothing.
+    pub fn put_since(
+        &self,
+        asked: Generation,
+        (registry, repository, digest): (&Registry, &Repository, &Digest),
+        media_type: Option<&MediaType>,
+        size: Option<u64>,
+    ) {
+        if self.generation() != asked {
+            return;
+        }
+        self.put(registry, repository, digest, media_type, size);
+        // Revoked in this very moment.
+        if self.generation() != asked {
+            self.remove(registry, repository, digest);
+        }
     }
 
     /// Forgets a link: upstream is asked again.

@@ -15,7 +15,7 @@ pub use certificate::{CertificateName, CertificateNames, InvalidCertificateName}
 pub use client::{Client, Proof};
 pub use gate::{Evidence, ForeignCredentials, Gate, GateSettings, Identity, Principal, Rejected, Shown};
 pub use grant::{Grant, InvalidGrant};
-pub use link::{Link, LinkKey, Links, Revocation};
+pub use link::{Generation, Link, LinkKey, Links, Revocation};
 pub use record::{ClientRecord, InvalidClient, ProofRecord, check_name, check_password_hash, check_token_hash};
 pub use secret::{SecretError, make_secret, password_proof, token_proof};
 pub use throttle::LoginLimits;

@@ -76,7 +76,7 @@ impl Asker {
 
     async fn ask_head(&self, subject: &Subject) -> Result<Told, Failed> {
         let Subject { upstream, repository, reference } = subject;
-        let slot = self.slot(subject);
+        let (slot, asked) = (self.slot(subject), self.links.generation());
         let answer = match upstream.manifest(Method::HEAD, repository, reference, None).await {
             Err(upstream::Error::Status { status: 405, .. }) => return Ok(None),
             answer => answer.map_err(|error| self.failed(subject, Some(slot), error.into()))?,
@@ -90,7 +90,7 @@ impl Asker {
         let link = self.links.last(subject.registry(), repository, &digest);
         if let Some(Link { media_type: Some(media_type), size: Some(length), .. }) = link {
             // What was checked against the bytes counts, not what is said now.
-            self.links.put(subject.registry(), repository, &digest, Some(&media_type), Some(length));
+            self.links.put_since(asked, (subject.registry(), repository, &digest), Some(&media_type), Some(length));
             if let Reference::Tag(tag) = reference {
                 self.record(subject, tag, (digest, &media_type, length), true);
             }
@@ -128,7 +128,7 @@ impl Asker {
         let registry = upstream.registry();
         // What a client's own list does not find may be there for another.
         let slot = accept.is_none().then(|| self.slot(subject));
-        let is_for_all = accept.is_none();
+        let (is_for_all, asked) = (accept.is_none(), self.links.generation());
         let accept = accept.and_then(|accept| HeaderValue::from_str(&accept).ok());
         let held = if is_for_all { self.held(subject).await } else { None };
         let answer = match &held {
@@ -142,7 +142,12 @@ impl Asker {
         if !manifest.media_type.is_schema1() {
             let length = manifest.bytes.len() as u64;
             self.cache.put(&manifest.digest, manifest.bytes.clone());
-            self.links.put(registry, repository, &manifest.digest, Some(&manifest.media_type), Some(length));
+            self.links.put_since(
+                asked,
+                (registry, repository, &manifest.digest),
+                Some(&manifest.media_type),
+                Some(length),
+            );
             if let (Reference::Tag(tag), true) = (reference, is_for_all) {
                 self.record(subject, tag, (manifest.digest, &manifest.media_type, length), true);
             }

@@ -17,7 +17,7 @@ use super::freshness::Asked;
 use super::passthrough::Passthrough;
 use super::permission::{Shown, place};
 use super::shares::Share;
-use crate::access::Links;
+use crate::access::{Generation, Links};
 use crate::cache::{
     Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Retry, Source, SourceError, Turn, Verdict,
 };
@@ -112,6 +112,7 @@ impl Puller {
             digest: *digest,
             links: Arc::clone(&self.links),
             shown: self.shown.clone(),
+            asked: self.links.generation(),
         });
         let spare = || Spare::new(&self.cache, &source);
         if self.is_offline(registry) {
@@ -356,6 +357,8 @@ enum FollowError {
 pub(super) struct UpstreamBlob {
     links: Arc<Links>,
     shown: Shown,
+    /// When it was asked for.
+    asked: Generation,
     upstream: Arc<Upstream>,
     repository: Repository,
     pub(super) digest: Digest,
@@ -410,7 +413,7 @@ impl Source for UpstreamBlob {
 
     fn proved(&self, len: u64) {
         let registry = self.upstream.registry();
-        self.links.put(registry, &self.repository, &self.digest, None, Some(len));
+        self.links.put_since(self.asked, (registry, &self.repository, &self.digest), None, Some(len));
         self.shown.insert(place(registry, &self.digest), ());
     }
 }

@@ -64,6 +64,7 @@ impl Puller {
         let begin = || {
             let (upstream, repository, digest) = (Arc::clone(upstream), repository.clone(), *digest);
             let (links, setbacks) = (Arc::clone(&self.links), self.asker.setbacks.clone());
+            let asked = links.generation();
             let may_link = self.has_shown(registry, &repository, &digest);
             async move {
                 let registry = upstream.registry();
@@ -71,7 +72,7 @@ impl Puller {
                 match upstream.may_read_blob(&repository, &digest).await {
                     Ok(total) => {
                         if may_link {
-                            links.put(registry, &repository, &digest, None, total);
+                            links.put_since(asked, (registry, &repository, &digest), None, total);
                         }
                         setbacks.recovered(registry, &repository);
                         Ok(total)
@@ -174,7 +175,7 @@ impl Proof {
         digest: &Digest,
         blob: &Blob,
     ) -> std::result::Result<Option<u64>, Failed> {
-        let registry = upstream.registry();
+        let (registry, asked) = (upstream.registry(), self.links.generation());
         for range in samples(blob.len()) {
             let shown = self.shows(upstream, repository, digest, blob, range).await;
             let failed = match shown {
@@ -192,7 +193,7 @@ impl Proof {
             }
             return Err(failed);
         }
-        self.links.put(registry, repository, digest, None, Some(blob.len()));
+        self.links.put_since(asked, (registry, repository, digest), None, Some(blob.len()));
         self.shown.insert(place(registry, digest), ());
         Ok(Some(blob.len()))
     }

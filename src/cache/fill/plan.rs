@@ -153,6 +153,11 @@ impl Plan {
         before_head.or_else(|| self.take_from(behind_head, self.total))
     }
 
+    /// Whether somebody has taken a part and not begun it.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.taken.values().any(|part| !part.begun)
+    }
+
     /// A part that somebody has taken and not begun; it is not theirs any more.
     pub(super) fn take_over(&mut self) -> Option<Part> {
         let id = self.new_id();

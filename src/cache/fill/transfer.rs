@@ -29,6 +29,9 @@ use crate::cache::source::{ByteStream, Opened, Retry, SourceError, Turn};
 
 /// How often the pace is looked at, and whether anybody follows still.
 const TICK: Duration = Duration::from_millis(50);
+/// Whoever has taken a part and hears nothing from the source loses it after
+/// this.
+const TAKE_OVER_AFTER: Duration = Duration::from_millis(500);
 /// An abandoned fill goes on for this long in any case.
 const ABANDONED_GRACE: Duration = Duration::from_secs(30);
 /// An abandoned fill with no more than this left is finished all the same.
@@ -251,13 +254,27 @@ impl<'a> Transfer<'a> {
         Ok(())
     }
 
-    /// Takes what nobody has, and what somebody has taken and not begun, until
-    /// there is no more of it. It holds no connection while it waits for one.
+    /// Takes what nobody has until there is no more of it; then, a little later,
+    /// what somebody has taken and not begun. It holds no connection while it
+    /// waits for one.
     async fn do_the_rest(&self) -> Result<(), FillError> {
+        let mut patience = TAKE_OVER_AFTER;
         loop {
-            let part = self.plan().and_then(|mut plan| plan.take(&self.fill.demand).or_else(|| plan.take_over()));
-            let Some(part) = part else { return Ok(()) };
-            self.owe(part).await?;
+            let part = self.plan().and_then(|mut plan| match plan.take(&self.fill.demand) {
+                None if patience.is_zero() => plan.take_over(),
+                taken => taken,
+            });
+            match part {
+                Some(part) => {
+                    self.owe(part).await?;
+                    patience = TAKE_OVER_AFTER;
+                }
+                None if !patience.is_zero() && self.plan().is_some_and(|plan| plan.is_waiting()) => {
+                    tokio::time::sleep(TICK).await;
+                    patience = patience.saturating_sub(TICK);
+                }
+                None => return Ok(()),
+            }
         }
     }
 
