@@ -156,6 +156,40 @@ fn f35_a_second_process_on_the_same_directory_passes_through_and_writes_nothing(
 }
 
 #[test]
+fn a_cache_directory_that_is_deleted_is_made_again_and_used_again() {
+    let (upstream, mut proxy, digest) = start();
+    let target = format!("/v2/app/blobs/{digest}");
+    proxy.get(&target).assert_content(&digest);
+    proxy.wait_for_blobs(1);
+    // Nothing can be made where a file is in the way: pulls go on.
+    let cache = proxy.cache();
+    std::fs::remove_dir_all(&cache).unwrap();
+    std::fs::write(&cache, "in the way").unwrap();
+    assert!(eventually(|| proxy.metric("transship_cache_writable") == 0.0));
+    let ready = http::get(proxy.admin(), "/readyz");
+    let said = String::from_utf8_lossy(&ready.body);
+    assert_eq!((ready.status, said.lines().count()), (200, 2), "{said}");
+    let other = upstream.blob("app", &noise(2, SIZE));
+    let other_target = format!("/v2/app/blobs/{other}");
+    proxy.get(&other_target).assert_content(&other);
+    proxy.get(&target).assert_content(&digest);
+    std::fs::remove_file(&cache).unwrap();
+    assert!(eventually(|| proxy.metric("transship_cache_writable") == 1.0));
+    assert_eq!(proxy.log().matches("the cache directory is gone").count(), 1, "{}", proxy.log());
+    proxy.get(&target).assert_content(&digest);
+    proxy.get(&other_target).assert_content(&other);
+    proxy.wait_for_blobs(2);
+    upstream.forget();
+    proxy.get(&target).assert_content(&digest);
+    assert_eq!(upstream.requests().len(), 0);
+    // What is remembered of upstream is in the new directory too.
+    proxy.stop();
+    proxy.restart();
+    proxy.get(&target).assert_content(&digest);
+    assert_eq!(upstream.requests().len(), 0);
+}
+
+#[test]
 fn f36_a_stop_lets_running_transfers_finish() {
     let (upstream, mut proxy, digest) = start();
     let gate = Gate::new();
@@ -226,7 +260,7 @@ fn a_process_that_starts_beside_another_takes_its_directory_over() {
     // The directory itself stays when the old one is gone.
     let mut old = old;
     old.stop();
-    assert!(eventually(|| new.log().contains("is taken over")));
+    assert!(eventually(|| new.log().contains("keeps the cache directory from now on")));
     upstream.forget();
     new.get(&later_target).assert_content(&later);
     assert!(eventually(|| new.metric("transship_cache_blobs") >= 2.0), "it has taken stock, and adds to it");

@@ -12,13 +12,15 @@ use std::collections::HashSet;
 use std::fmt::Write as _;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use redb::{Database, DatabaseError};
 use tracing::warn;
 
 use super::link_index::{Change, Stored};
+use crate::kernel::FileIdentity;
 use crate::oci::{Digest, MediaType, Repository};
 use crate::registry::Registry;
 
@@ -93,7 +95,9 @@ pub struct Generation(u64);
 /// All links of this process.
 pub struct Links {
     recent: moka::sync::Cache<Key, Link>,
-    stored: OnceLock<Stored>,
+    stored: ArcSwapOption<Stored>,
+    /// The file they are kept in; held while that, or much of it, changes.
+    file: Mutex<Option<FileIdentity>>,
     /// How often links were revoked: what was read before is not kept.
     revoked: AtomicU64,
 }
@@ -101,7 +105,12 @@ pub struct Links {
 impl Links {
     /// Links kept in memory only.
     pub fn in_memory() -> Links {
-        Links { recent: moka::sync::Cache::new(RECENT), stored: OnceLock::new(), revoked: AtomicU64::new(0) }
+        Links {
+            recent: moka::sync::Cache::new(RECENT),
+            stored: ArcSwapOption::empty(),
+            file: Mutex::default(),
+            revoked: AtomicU64::new(0),
+        }
     }
 
     /// Links kept in the file `path`. A file that cannot be used is replaced;
@@ -112,9 +121,11 @@ impl Links {
         links
     }
 
-    /// Keeps links in the file `path` from now on, those that are known too.
+    /// Keeps links in the file `path` from now on, those that are known too;
+    /// does nothing where they are kept there already.
     pub fn keep_in(&self, path: &Path) {
-        if self.stored.get().is_some() {
+        let mut file = self.file();
+        if file.is_some() && *file == FileIdentity::at(path).ok() {
             return;
         }
         let stored = match open_or_replace(path) {
@@ -127,12 +138,25 @@ impl Links {
                 return;
             }
         };
+        *file = FileIdentity::at(path).ok();
+        let stored = Arc::new(stored);
+        let before = self.stored.swap(Some(Arc::clone(&stored)));
         for (key, link) in &self.recent {
-            let is_gone = link.seen_at == Link::GONE.seen_at;
-            stored.send(if is_gone { Change::Remove(Key::clone(&key)) } else { Change::Put(Key::clone(&key), link) });
+            if link != Link::GONE {
+                stored.send(Change::Put(Key::clone(&key), link));
+            }
+            // Also one that has gone since it was read above.
+            if self.recent.get(&*key).is_none_or(|link| link == Link::GONE) {
+                stored.send(Change::Remove(Key::clone(&key)));
+            }
         }
-        // Nobody else keeps them anywhere.
-        let _ = self.stored.set(stored);
+        if let Some(before) = before {
+            before.close();
+        }
+    }
+
+    fn file(&self) -> MutexGuard<'_, Option<FileIdentity>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The link of `digest` through (registry, repository), if it still holds.
@@ -156,7 +180,7 @@ impl Links {
             return (link != Link::GONE).then_some(link);
         }
         let revoked = self.revoked.load(Ordering::SeqCst);
-        let link = self.stored.get()?.read(key)?;
+        let link = self.stored.load().as_ref()?.read(key)?;
         self.recent.insert(key.into(), link.clone());
         if self.revoked.load(Ordering::SeqCst) != revoked {
             self.recent.invalidate(key);
@@ -175,7 +199,8 @@ impl Links {
             Some(repository) => format!("{} {repository} ", registry.name.slug()),
             None => format!("{} ", registry.name.slug()),
         };
-        let written = self.stored.get().map(|stored| stored.revoke(&prefix));
+        let _file = self.file();
+        let written = self.stored.load().as_ref().map(|stored| stored.revoke(&prefix));
         // What is read from here on was written after; what was read before is
         // in memory now, or will not be kept.
         self.revoked.fetch_add(1, Ordering::SeqCst);
@@ -209,7 +234,7 @@ impl Links {
             }
             seen.insert(Key::clone(&key));
         }
-        if let Some(stored) = self.stored.get()
+        if let Some(stored) = &*self.stored.load()
             && let Err(error) = stored.for_each(|key, link| {
                 if !seen.contains(key) {
                     show(key, link);
@@ -222,7 +247,7 @@ impl Links {
 
     /// How many there are, those included that hold no longer.
     pub fn count(&self) -> u64 {
-        match self.stored.get() {
+        match &*self.stored.load() {
             Some(stored) => stored.count().unwrap_or_default(),
             None => self.recent.entry_count(),
         }
@@ -239,7 +264,7 @@ impl Links {
     ) {
         let key: Key = key(registry, repository, digest).into();
         let link = Link { seen_at: now(), media_type: media_type.cloned(), size };
-        if let Some(stored) = self.stored.get() {
+        if let Some(stored) = &*self.stored.load() {
             stored.send(Change::Put(Arc::clone(&key), link.clone()));
         }
         self.recent.insert(key, link);
@@ -274,14 +299,14 @@ impl Links {
         let key: Key = key(registry, repository, digest).into();
         // Until it is gone from disk too, it is not to be found there.
         self.recent.insert(Key::clone(&key), Link::GONE);
-        if let Some(stored) = self.stored.get() {
+        if let Some(stored) = &*self.stored.load() {
             stored.send(Change::Remove(key));
         }
     }
 
     /// Writes what is not written yet.
     pub fn close(&self) {
-        if let Some(stored) = self.stored.get() {
+        if let Some(stored) = &*self.stored.load() {
             stored.close();
         }
     }

@@ -150,7 +150,9 @@ impl Admin {
 
 async fn readiness(State(admin): State<Admin>) -> impl IntoResponse {
     if admin.ready.load(Ordering::Acquire) {
-        (StatusCode::OK, "ready\n")
+        // Pulls work all the same: they pass through.
+        let writes = admin.puller.cache().is_writer();
+        (StatusCode::OK, if writes { "ready\n" } else { "ready\ncache: nothing is added to its directory\n" })
     } else {
         (StatusCode::SERVICE_UNAVAILABLE, "not ready\n")
     }

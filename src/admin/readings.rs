@@ -102,6 +102,7 @@ impl Collector for Readings {
         page.gauge("fills", "Blobs being filled now", cache.fills() as u64)?;
         page.gauge("cache_blobs", "Complete blobs in the cache", stock.blobs as u64)?;
         page.gauge("cache_bytes", "Bytes of complete blobs in the cache", stock.bytes)?;
+        page.gauge("cache_writable", "Whether this process adds to the cache directory", cache.is_writer().into())?;
         page.gauge("cache_max_bytes", "Bytes of blobs that may be kept", cache.max_size())?;
         page.gauge("cache_pinned_bytes", "Bytes of blobs in the cache that are pinned", stock.pinned_bytes)?;
         page.gauge("offline", "Whether no upstream is asked", puller.all_offline().into())?;

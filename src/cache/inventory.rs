@@ -140,6 +140,17 @@ impl Inventory {
         }
     }
 
+    /// Nothing that was stored is there any more; what is to stay, and what
+    /// fills have taken, is as before.
+    pub(super) fn clear(&self) {
+        let mut pools = self.pools();
+        for (digest, size) in std::mem::take(&mut pools.sizes) {
+            pools.dismiss(&digest, size);
+        }
+        pools.partials.clear();
+        pools.partial_bytes = 0;
+    }
+
     /// The size of a stored blob.
     pub(super) fn size(&self, digest: &Digest) -> Option<u64> {
         self.pools().sizes.get(digest).copied()

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::sync::Notify;
+use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -107,23 +107,36 @@ impl Keeper {
         self.wanted.notify_one();
     }
 
-    /// Works until `stopping`.
-    pub(super) async fn run(self: Arc<Self>, stopping: CancellationToken) {
-        let found = self.blocking(|keeper| keeper.find_all()).await;
-        if let Some(Err(error)) = found {
-            warn!(%error, "the cache directory cannot be read through: blobs that are not used will not be removed");
+    /// Works until `stopping`, from the first time on that the directory is
+    /// `taken`.
+    pub(super) async fn run(self: Arc<Self>, mut taken: watch::Receiver<u64>, stopping: CancellationToken) {
+        tokio::select! {
+            () = stopping.cancelled() => return,
+            first = taken.wait_for(|times| *times > 0) => if first.is_err() { return },
         }
+        self.take_stock().await;
         let scrub = Arc::clone(&self).scrub(stopping.clone());
         tokio::pin!(scrub);
         loop {
             tokio::select! {
                 () = stopping.cancelled() => return,
                 () = &mut scrub => return,
+                Ok(()) = taken.changed() => {
+                    self.inventory.clear();
+                    self.open.invalidate_all();
+                    self.take_stock().await;
+                }
                 () = self.wanted.notified() => {}
                 () = tokio::time::sleep(LOOK_EVERY) => {}
             }
             let stop = stopping.clone();
             self.blocking(move |keeper| keeper.keep_bounds(&stop)).await;
+        }
+    }
+
+    async fn take_stock(self: &Arc<Self>) {
+        if let Some(Err(error)) = self.blocking(|keeper| keeper.find_all()).await {
+            warn!(%error, "the cache directory cannot be read through: blobs that are not used will not be removed");
         }
     }
 

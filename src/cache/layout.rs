@@ -15,12 +15,12 @@ use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
 use super::settings::Durability;
-use crate::kernel;
+use crate::kernel::{self, FileIdentity};
 use crate::oci::{Algorithm, Digest};
 
 const FORMAT: u32 = 1;
@@ -65,9 +65,11 @@ pub enum LayoutError {
 #[derive(Debug)]
 pub(super) struct Layout {
     root: PathBuf,
-    /// Held for as long as the process lives; absent while another process
-    /// writes.
-    lock: OnceLock<File>,
+    /// Held for as long as the process lives and the directory is there; absent
+    /// while another process writes.
+    lock: Mutex<Option<File>>,
+    /// Whether the lock is held.
+    is_writer: AtomicBool,
     was_clean: AtomicBool,
     /// Small blobs that were written: each had a file of its own to grow in.
     written: AtomicU64,
@@ -81,25 +83,24 @@ pub(super) struct Listed {
     pub(super) modified: SystemTime,
 }
 
+/// Whose the directory is, as [`Layout::take_over`] finds it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Hold {
+    /// Still this process's.
+    Kept,
+    /// This process's from now on.
+    Taken,
+    /// Another process's.
+    Elsewhere,
+}
+
 impl Layout {
     /// Opens `root`, making what is missing, and takes its lock if it is free.
     pub(super) fn open(root: &Path) -> Result<Layout, LayoutError> {
-        let io = |cause| LayoutError::Io { path: root.to_owned(), cause };
-        DirBuilder::new().recursive(true).mode(0o700).create(root).map_err(io)?;
-        let metadata = fs::symlink_metadata(root).map_err(io)?;
-        let refuse = |what| Err(LayoutError::Unsafe { path: root.to_owned(), what });
-        if metadata.is_symlink() {
-            return refuse("a symbolic link");
-        }
-        if metadata.uid() != rustix::process::geteuid().as_raw() {
-            return refuse("owned by another user");
-        }
-        if metadata.permissions().mode() & 0o022 != 0 {
-            return refuse("writable by others");
-        }
         let layout = Layout {
             root: root.to_owned(),
-            lock: OnceLock::new(),
+            lock: Mutex::default(),
+            is_writer: AtomicBool::new(false),
             was_clean: AtomicBool::new(true),
             written: AtomicU64::new(0),
         };
@@ -107,11 +108,24 @@ impl Layout {
         Ok(layout)
     }
 
-    /// Takes the lock if it is free; whether this process is the one that writes
-    /// from now on.
-    pub(super) fn take_over(&self) -> Result<bool, LayoutError> {
+    /// Takes the lock if it is free. A directory that was deleted, or that
+    /// another file system was mounted over, is made anew: what is in the old
+    /// one is lost to this process.
+    ///
+    /// # Errors
+    /// When the directory cannot be used now. This process does not write then.
+    pub(super) fn take_over(&self) -> Result<Hold, LayoutError> {
         let root = &self.root;
         let io = |cause| LayoutError::Io { path: root.clone(), cause };
+        let mut held = self.lock.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lock) = &*held {
+            if FileIdentity::at(&root.join("LOCK")).ok() == FileIdentity::of(lock).ok() {
+                return Ok(Hold::Kept);
+            }
+            *held = None;
+            self.is_writer.store(false, Ordering::Release);
+        }
+        self.make_root()?;
         let lock = private(OpenOptions::new().create(true).truncate(false).write(true)).open(root.join("LOCK"));
         if let Ok(lock) = lock
             && kernel::try_lock(&lock).unwrap_or(false)
@@ -121,15 +135,34 @@ impl Layout {
             self.make_directories().map_err(io)?;
             let is_clean = removed(fs::remove_file(root.join("CLEAN"))).unwrap_or(false) || is_new;
             self.was_clean.store(is_clean, Ordering::Relaxed);
-            // One task at a time takes over.
-            let _ = self.lock.set(lock);
+            *held = Some(lock);
+            self.is_writer.store(true, Ordering::Release);
+            return Ok(Hold::Taken);
         }
-        Ok(self.is_writer())
+        Ok(Hold::Elsewhere)
+    }
+
+    /// Makes the directory if it is missing; refuses one that is not safe.
+    fn make_root(&self) -> Result<(), LayoutError> {
+        let io = |cause| LayoutError::Io { path: self.root.clone(), cause };
+        DirBuilder::new().recursive(true).mode(0o700).create(&self.root).map_err(io)?;
+        let metadata = fs::symlink_metadata(&self.root).map_err(io)?;
+        let refuse = |what| Err(LayoutError::Unsafe { path: self.root.clone(), what });
+        if metadata.is_symlink() {
+            return refuse("a symbolic link");
+        }
+        if metadata.uid() != rustix::process::geteuid().as_raw() {
+            return refuse("owned by another user");
+        }
+        if metadata.permissions().mode() & 0o022 != 0 {
+            return refuse("writable by others");
+        }
+        Ok(())
     }
 
     /// Whether this process is the one that writes.
     pub(super) fn is_writer(&self) -> bool {
-        self.lock.get().is_some()
+        self.is_writer.load(Ordering::Acquire)
     }
 
     /// The directory itself.
@@ -165,9 +198,8 @@ impl Layout {
 
     /// Whether `file` is what is stored under this digest.
     pub(super) fn is_stored_as(&self, digest: &Digest, file: &File) -> bool {
-        let place = |metadata: fs::Metadata| (metadata.dev(), metadata.ino());
-        let stored = fs::symlink_metadata(self.blob(digest)).map(place);
-        stored.is_ok_and(|stored| file.metadata().is_ok_and(|metadata| place(metadata) == stored))
+        let stored = FileIdentity::at(&self.blob(digest));
+        stored.is_ok_and(|stored| FileIdentity::of(file).is_ok_and(|open| open == stored))
     }
 
     /// Writes a small blob whole; one that is there already is left alone. It
@@ -402,8 +434,32 @@ mod tests {
         let first = Layout::open(&root).unwrap();
         let second = Layout::open(&root).unwrap();
         assert!(first.is_writer() && !second.is_writer());
+        assert_eq!((first.take_over().unwrap(), second.take_over().unwrap()), (Hold::Kept, Hold::Elsewhere));
         drop(first);
+        assert_eq!(second.take_over().unwrap(), Hold::Taken);
+        drop(second);
         assert!(Layout::open(&root).unwrap().is_writer());
+    }
+
+    #[test]
+    fn a_directory_that_was_deleted_is_made_again_and_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let root = dir.path().join("below/cache");
+        let layout = Layout::open(&root).unwrap();
+        let digest = Digest::sha256_of(b"content");
+        fs::remove_dir_all(dir.path().join("below")).unwrap();
+        // In its place there is what nothing can be kept in: nothing is.
+        fs::write(dir.path().join("below"), "a file").unwrap();
+        assert!(matches!(layout.take_over(), Err(LayoutError::Io { .. })));
+        assert!(!layout.is_writer());
+        fs::remove_file(dir.path().join("below")).unwrap();
+        assert_eq!(layout.take_over().unwrap(), Hold::Taken);
+        layout.write_small(&digest, b"content", Durability::Sync).unwrap();
+        assert!(!Layout::open(&root).unwrap().is_writer(), "the new directory is locked too");
+        // Its lock alone may go as well.
+        fs::remove_file(root.join("LOCK")).unwrap();
+        assert_eq!(layout.take_over().unwrap(), Hold::Taken);
+        assert_eq!(layout.list_blobs().unwrap().len(), 1);
     }
 
     #[test]

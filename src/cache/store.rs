@@ -16,13 +16,13 @@ use tokio::sync::{Semaphore, watch};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tracing::{debug, info, warn};
+use tracing::{info, warn};
 
 use super::content::{Blob, Content, SMALL};
 use super::fill::{Demand, Fill, Salvage};
 use super::inventory::{Inventory, Stock};
 use super::keeper::{CacheCounts, Keeper, Verdict};
-use super::layout::{Layout, LayoutError};
+use super::layout::{Hold, Layout, LayoutError};
 use super::progress::{FillError, Progress, State};
 use super::reader::{Method, Reader};
 use super::settings::{CacheSettings, Durability};
@@ -37,8 +37,9 @@ struct Inner {
     keeper: Arc<Keeper>,
     /// Open blobs; bounded, because each large one holds a file and a mapping.
     open: moka::sync::Cache<Digest, Blob>,
-    /// Cancelled as soon as this process adds to the directory.
-    writes: CancellationToken,
+    /// How often this process has taken the directory, to add to it: again when
+    /// it had to be made again.
+    taken: watch::Receiver<u64>,
     stopping: CancellationToken,
     fills: Mutex<HashMap<Digest, Running>>,
     permits: Arc<Semaphore>,
@@ -53,27 +54,38 @@ const MAX_MEMORY: u64 = 64 << 20;
 /// 1024 of them.
 const OPEN: u64 = MAX_MEMORY / 1024;
 
-/// How often it is looked whether another process has left the directory.
+/// How often it is looked whether the directory is still there, and whose it is.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// Looks after the directory, as soon as no other process does.
-async fn look_after(keeper: Arc<Keeper>, writes: CancellationToken, stopping: CancellationToken) {
-    while !keeper.layout.is_writer() {
+/// Takes the directory as soon as no other process has it, and again when it
+/// had to be made again; counts in `taken`.
+async fn hold(layout: Arc<Layout>, taken: watch::Sender<u64>, stopping: CancellationToken) {
+    let dir = layout.root().display().to_string();
+    let mut had = layout.is_writer();
+    loop {
         tokio::select! {
             () = stopping.cancelled() => return,
             () = tokio::time::sleep(LOOK_EVERY) => {}
         }
-        let layout = Arc::clone(&keeper.layout);
-        match tokio::task::spawn_blocking(move || layout.take_over()).await {
-            Ok(Ok(true)) => {
-                info!(dir = %keeper.layout.root().display(), "the other process has ended: the cache directory is taken over")
+        let own = Arc::clone(&layout);
+        let Ok(hold) = tokio::task::spawn_blocking(move || own.take_over()).await else { continue };
+        match &hold {
+            Ok(Hold::Kept) => {}
+            Ok(Hold::Taken) if had => warn!(dir, "the cache directory was gone and is made anew: the cache is empty"),
+            Ok(Hold::Taken) => info!(dir, "this process keeps the cache directory from now on"),
+            Ok(Hold::Elsewhere) if had => {
+                warn!(dir, "the cache directory was replaced by one that another process uses: nothing is added to it");
             }
-            Ok(Err(error)) => debug!(%error, "the cache directory cannot be taken over"),
-            Ok(Ok(false)) | Err(_) => {}
+            Err(error) if had => {
+                warn!(dir, %error, "the cache directory is gone: everything passes through until it can be made again");
+            }
+            Ok(Hold::Elsewhere) | Err(_) => {}
         }
+        if let Ok(Hold::Taken) = &hold {
+            taken.send_modify(|times| *times += 1);
+        }
+        had = matches!(hold, Ok(Hold::Kept | Hold::Taken));
     }
-    writes.cancel();
-    keeper.run(stopping).await;
 }
 
 /// What a digest is found as.
@@ -106,9 +118,10 @@ impl Cache {
         let permits = Arc::new(Semaphore::new(settings.max_fills));
         let keeper = Arc::new(Keeper::new(Arc::new(layout), Arc::new(settings), inventory, open.clone()));
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let writes = CancellationToken::new();
-        tasks.spawn(look_after(Arc::clone(&keeper), writes.clone(), stopping.clone()));
-        Ok(Cache(Arc::new(Inner { keeper, open, writes, stopping, fills: Mutex::default(), permits, tasks })))
+        let (takes, taken) = watch::channel(u64::from(keeper.layout.is_writer()));
+        tasks.spawn(hold(Arc::clone(&keeper.layout), takes, stopping.clone()));
+        tasks.spawn(Arc::clone(&keeper).run(taken.clone(), stopping.clone()));
+        Ok(Cache(Arc::new(Inner { keeper, open, taken, stopping, fills: Mutex::default(), permits, tasks })))
     }
 
     /// Whether this process may add to the cache.
@@ -116,9 +129,10 @@ impl Cache {
         self.0.keeper.layout.is_writer()
     }
 
-    /// Waits until this process may add to the cache.
-    pub async fn writes(&self) {
-        self.0.writes.cancelled().await;
+    /// How often this process has taken the directory, to add to it; what others
+    /// keep there has to be opened again each time.
+    pub fn taken(&self) -> watch::Receiver<u64> {
+        self.0.taken.clone()
     }
 
     /// The complete blob, if it is there.
@@ -277,7 +291,7 @@ impl Cache {
         let (keeper, failed, wanted) = (Arc::clone(&self.0.keeper), Arc::clone(file), *digest);
         tokio::task::spawn_blocking(move || keeper.retire(&wanted, &failed, "cannot be read")).await?;
         if !self.is_writer() {
-            return Err(io::Error::other("another process owns the cache directory"));
+            return Err(io::Error::other("nothing may be added to the cache directory"));
         }
         self.find_or_start(digest, source, Some(Salvage { file: Arc::clone(file), len: position })).await
     }

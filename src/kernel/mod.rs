@@ -5,6 +5,7 @@
 //! it. Everything it exports is safe to call with any argument.
 
 mod file;
+mod identity;
 mod mapping;
 mod memory;
 mod pipe;
@@ -12,6 +13,7 @@ mod pipe;
 pub use file::{
     Room, allocate, data_prefix, publish, raise_file_limit, read_at, room, sync_data, try_lock, try_read_at,
 };
+pub use identity::FileIdentity;
 pub use mapping::{Mapping, Mappings, Spare, Windows};
 pub use memory::keep_memory_private;
 pub use pipe::{Pipe, PipePool};

@@ -84,15 +84,24 @@ pub enum StartError {
 
 /// What the one process does that adds to the cache directory.
 async fn look_after(puller: Arc<Puller>, links: PathBuf, tags: PathBuf, stopping: CancellationToken) {
+    let mut taken = puller.cache().taken();
     tokio::select! {
         () = stopping.cancelled() => return,
-        () = puller.cache().writes() => {}
+        first = taken.wait_for(|times| *times > 0) => if first.is_err() { return },
     }
-    let keeper = Arc::clone(&puller);
-    if tokio::task::spawn_blocking(move || keeper.keep_in(&links, &tags)).await.is_err() {
-        warn!("links and tags are kept in memory only");
-    }
-    tokio::join!(Arc::clone(&puller).keep_quotas(stopping.clone()), puller.look_up_pins(stopping));
+    let keep = async {
+        loop {
+            if let Err(error) = Arc::clone(&puller).keep_in(links.clone(), tags.clone()).await {
+                warn!(%error, "what is remembered of upstreams is lost when this process ends");
+            }
+            tokio::select! {
+                () = stopping.cancelled() => return,
+                again = taken.changed() => if again.is_err() { return },
+            }
+        }
+    };
+    let (quotas, pins) = (Arc::clone(&puller), Arc::clone(&puller));
+    tokio::join!(keep, quotas.keep_quotas(stopping.clone()), pins.look_up_pins(stopping.clone()));
 }
 
 impl Proxy {

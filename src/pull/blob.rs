@@ -267,7 +267,7 @@ impl Puller {
         if !self.cache.is_writer() {
             return match self.cache.get(digest).await? {
                 Some(blob) => Ok(Entry::Blob(blob)),
-                None => Err(std::io::Error::other("another process owns the cache directory").into()),
+                None => Err(std::io::Error::other("nothing may be added to the cache directory").into()),
             };
         }
         let registry = source.upstream.registry();

@@ -37,7 +37,7 @@ pub use passthrough::Passthrough;
 pub use pin::{ImageName, InvalidImage, Pin, Unpinned};
 pub use tag::Tags;
 
-use std::path::Path;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -187,11 +187,20 @@ impl Puller {
         all.map(|served| (served.registry, Arc::clone(served.upstream.traffic()))).collect()
     }
 
-    /// From now on what is remembered of upstreams is kept in the cache's
-    /// directory, which another process used before.
-    pub fn keep_in(&self, links: &Path, tags: &Path) {
-        self.links.keep_in(links);
-        self.asker.tags.keep_in(tags);
+    /// From now on what is remembered of upstreams, and which images stay, is
+    /// kept in the cache's directory, which another process used before or
+    /// which was made again.
+    ///
+    /// # Errors
+    /// When the list of pins cannot be written.
+    pub async fn keep_in(self: Arc<Self>, links: PathBuf, tags: PathBuf) -> std::io::Result<()> {
+        let own = Arc::clone(&self);
+        tokio::task::spawn_blocking(move || {
+            own.links.keep_in(&links);
+            own.asker.tags.keep_in(&tags);
+        })
+        .await?;
+        self.pins.keep().await
     }
 
     /// Finishes what is on its way to disk. Transfers may go on until

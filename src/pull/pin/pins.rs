@@ -207,6 +207,11 @@ impl Pins {
         self.0.watched.store(Arc::new(watched.collect()));
     }
 
+    /// Writes them again if their file has gone.
+    pub(in crate::pull) async fn keep(&self) -> io::Result<()> {
+        if self.0.path.exists() || self.entries().is_empty() { Ok(()) } else { self.save().await }
+    }
+
     async fn save(&self) -> io::Result<()> {
         // The process that writes keeps its own.
         if !self.0.cache.is_writer() {

@@ -7,14 +7,16 @@
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use arc_swap::ArcSwapOption;
 use redb::{Database, ReadableDatabase as _, ReadableTableMetadata as _, TableDefinition};
 use tracing::warn;
 
 use crate::access::LinkKey;
+use crate::kernel::FileIdentity;
 use crate::oci::{Digest, MediaType, Repository, Tag};
 use crate::registry::Registry;
 
@@ -91,7 +93,9 @@ type Change = (Key, Option<(Arc<Record>, u64)>);
 pub struct Tags {
     /// `None`: removed, though it may still be on disk.
     recent: moka::sync::Cache<Key, Option<Arc<Record>>>,
-    stored: OnceLock<Stored>,
+    stored: ArcSwapOption<Stored>,
+    /// The file they are kept in.
+    file: Mutex<Option<FileIdentity>>,
 }
 
 struct Stored {
@@ -106,7 +110,7 @@ struct Stored {
 impl Tags {
     /// Records kept in memory only.
     pub fn in_memory() -> Tags {
-        Tags { recent: moka::sync::Cache::new(RECENT), stored: OnceLock::new() }
+        Tags { recent: moka::sync::Cache::new(RECENT), stored: ArcSwapOption::empty(), file: Mutex::default() }
     }
 
     /// Records kept in the file `path`. A file that cannot be used is replaced;
@@ -117,9 +121,11 @@ impl Tags {
         tags
     }
 
-    /// Keeps records in the file `path` from now on, those that are known too.
+    /// Keeps records in the file `path` from now on, those that are known too;
+    /// does nothing where they are kept there already.
     pub fn keep_in(&self, path: &Path) {
-        if self.stored.get().is_some() {
+        let mut file = self.file.lock().unwrap_or_else(PoisonError::into_inner);
+        if file.is_some() && *file == FileIdentity::at(path).ok() {
             return;
         }
         let database = Database::create(path).or_else(|error| {
@@ -135,12 +141,16 @@ impl Tags {
                 return;
             }
         };
-        // Nobody else keeps them anywhere.
-        let _ = self.stored.set(stored);
+        *file = FileIdentity::at(path).ok();
+        let before = self.stored.swap(Some(Arc::new(stored)));
         for (key, record) in &self.recent {
             if record.as_ref().is_none_or(|record| record.linked) {
-                self.write((Key::clone(&key), record.map(|record| (record, now()))));
+                let said = |record: &Record| now().saturating_sub(record.age_at(Instant::now()).as_secs());
+                self.write((Key::clone(&key), record.map(|record| (Arc::clone(&record), said(&record)))));
             }
+        }
+        if let Some(before) = before {
+            before.close();
         }
     }
 
@@ -150,7 +160,7 @@ impl Tags {
         if let Some(known) = self.recent.get(key.as_str()) {
             return known;
         }
-        let record = Arc::new(self.stored.get()?.read(&key, registry, repository)?);
+        let record = Arc::new(self.stored.load().as_ref()?.read(&key, registry, repository)?);
         self.recent.insert(key.into(), Some(Arc::clone(&record)));
         Some(record)
     }
@@ -174,7 +184,7 @@ impl Tags {
 
     /// Upstream is asked again about every tag of `registry`, however young.
     pub(in crate::pull) fn forget(&self, registry: &Registry) {
-        if let Some(stored) = self.stored.get() {
+        if let Some(stored) = &*self.stored.load() {
             let mut forgotten = stored.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
             forgotten.insert(registry.name.slug().to_owned(), now());
         }
@@ -188,7 +198,7 @@ impl Tags {
 
     /// How many are kept.
     pub(in crate::pull) fn count(&self) -> u64 {
-        match self.stored.get() {
+        match &*self.stored.load() {
             Some(stored) => stored.count().unwrap_or_default(),
             None => self.recent.entry_count(),
         }
@@ -196,17 +206,13 @@ impl Tags {
 
     /// Writes what is not written yet.
     pub(in crate::pull) fn close(&self) {
-        if let Some(stored) = self.stored.get() {
-            stored.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
-            if let Some(writer) = stored.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
-                // A writer that panicked has nothing more to write.
-                let _ = writer.join();
-            }
+        if let Some(stored) = &*self.stored.load() {
+            stored.close();
         }
     }
 
     fn write(&self, change: Change) {
-        if let Some(stored) = self.stored.get()
+        if let Some(stored) = &*self.stored.load()
             && let Some(queue) = &*stored.queue.lock().unwrap_or_else(PoisonError::into_inner)
         {
             // Without the writer there is the memory.
@@ -221,6 +227,15 @@ impl Stored {
         let own = Arc::clone(&database);
         let writer = std::thread::Builder::new().name("tags".into()).spawn(move || write_all(&own, &receiver)).ok();
         Stored { database, queue: Mutex::new(Some(queue)), writer: Mutex::new(writer), forgotten: Mutex::default() }
+    }
+
+    /// Writes what is not written yet.
+    fn close(&self) {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner).take();
+        if let Some(writer) = self.writer.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            // A writer that panicked has nothing more to write.
+            let _ = writer.join();
+        }
     }
 
     fn read(&self, key: &str, registry: &Registry, repository: &Repository) -> Option<Record> {
@@ -418,6 +433,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("tags.redb");
         std::fs::write(&path, b"not a database").unwrap();
-        assert!(Tags::open(&path).stored.get().is_some());
+        assert!(Tags::open(&path).stored.load().is_some());
     }
 }
