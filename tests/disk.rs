@@ -117,6 +117,84 @@ fn f13_a_file_that_lost_bytes_is_fetched_again() {
     }
 }
 
+/// Flips one bit of each stored blob, in a proxy that does not run.
+fn flip_a_bit_in_each(proxy: &Proxy) {
+    for path in proxy.blobs() {
+        let mut bytes = std::fs::read(&path).unwrap();
+        let middle = bytes.len() / 2;
+        bytes[middle] ^= 1;
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        std::fs::write(&path, bytes).unwrap();
+    }
+}
+
+#[test]
+fn a_flipped_bit_reaches_nobody_however_many_pull_at_once_and_whatever_the_size() {
+    let upstream = Upstream::start();
+    let manifest = upstream.image("app", "1", &[]);
+    let mut proxy = Setup::open(&upstream).sections("[cache]\nscrub_rate = \"0\"\n").start();
+    let digests: Vec<_> =
+        [100, 60_000, 70_000, 3 * MIB, 40 * MIB].iter().map(|size| upstream.blob("app", &noise(1, *size))).collect();
+    digests.iter().for_each(|digest| pull(&proxy, digest));
+    assert_eq!(proxy.get("/v2/app/manifests/1").body, manifest);
+    proxy.wait_for_blobs(digests.len() + 1);
+    proxy.stop();
+    flip_a_bit_in_each(&proxy);
+    proxy.restart();
+    std::thread::scope(|scope| {
+        for _ in 0..10 {
+            scope.spawn(|| digests.iter().for_each(|digest| pull(&proxy, digest)));
+            scope.spawn(|| assert_eq!(proxy.get("/v2/app/manifests/1").body, manifest));
+        }
+    });
+    assert_eq!(std::fs::read_dir(proxy.cache().join("quarantine")).unwrap().count(), digests.len() + 1);
+    proxy.wait_for_blobs(digests.len() + 1);
+    proxy.assert_cache_is_sound();
+}
+
+#[test]
+fn a_part_of_a_damaged_blob_is_right_wherever_it_lies() {
+    let upstream = Upstream::start();
+    let bytes = noise(1, 3 * MIB);
+    let digest = upstream.blob("app", &bytes);
+    for (start, end) in [(0, 9), (3 * MIB / 2, 3 * MIB / 2), (MIB, 2 * MIB), (3 * MIB / 2 - 70_000, 3 * MIB - 1)] {
+        let mut proxy = Setup::open(&upstream).sections("[cache]\nscrub_rate = \"0\"\n").start();
+        pull(&proxy, &digest);
+        proxy.wait_for_blobs(1);
+        proxy.stop();
+        flip_a_bit_in_each(&proxy);
+        proxy.restart();
+        let range = format!("bytes={start}-{end}");
+        let part = proxy.get_with(&format!("/v2/app/blobs/{digest}"), &[("range", &range)]);
+        assert_eq!((part.status, part.complete), (206, true), "{range}");
+        assert!(part.body == bytes[start..=end], "{range}");
+        pull(&proxy, &digest);
+    }
+}
+
+#[test]
+fn a_blob_without_checksums_gets_them_from_the_scrub() {
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(1, 3 * MIB));
+    let mut proxy = Setup::open(&upstream).sections("[cache]\nscrub_rate = \"1GiB\"\n").start();
+    pull(&proxy, &digest);
+    proxy.wait_for_blobs(1);
+    let blob = proxy.blobs().pop().unwrap();
+    let sums = proxy.cache().join("sums").join(blob.strip_prefix(proxy.cache().join("blobs")).unwrap());
+    let table = std::fs::read(&sums).unwrap();
+    for left in [None, Some(&table[..table.len() - 1])] {
+        proxy.stop();
+        match left {
+            Some(left) => std::fs::write(&sums, left).unwrap(),
+            None => std::fs::remove_file(&sums).unwrap(),
+        }
+        proxy.restart();
+        pull(&proxy, &digest);
+        assert!(eventually(|| std::fs::read(&sums).is_ok_and(|again| again == table)));
+    }
+    assert_eq!(upstream.count("GET", "/blobs/"), 1);
+}
+
 #[test]
 fn a_lazy_cache_is_not_believed_after_an_unclean_end() {
     let upstream = Upstream::start();

@@ -6,7 +6,10 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use super::layout::Layout;
+use super::sums::Sums;
 use crate::kernel::{self, Mapping};
+use crate::oci::{Digest, Hasher};
 
 /// Blobs up to this size are kept in memory: a mapping and a file handle cost
 /// more than they hold.
@@ -25,16 +28,6 @@ pub enum Content {
 }
 
 impl Content {
-    /// Opens a complete file of `len` bytes.
-    pub(super) fn of_complete(file: &Arc<File>, len: u64) -> io::Result<Content> {
-        if len > SMALL {
-            return Ok(Content::of_growing(Arc::clone(file), Some(len)));
-        }
-        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
-        let read = kernel::read_at(file, &mut bytes, 0)?;
-        if read as u64 == len { Ok(Content::Memory(bytes.into())) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
-    }
-
     /// A file that will have `len` bytes, if that is known.
     pub(super) fn of_growing(file: Arc<File>, len: Option<u64>) -> Content {
         match len.filter(|len| *len > 0).map(|len| Mapping::new(Arc::clone(&file), len)) {
@@ -66,9 +59,44 @@ impl Content {
 pub struct Blob {
     pub(super) content: Content,
     pub(super) len: u64,
+    /// What vouches for it where it lies on disk; small content was hashed when
+    /// it was read, and content of an earlier version may have none yet.
+    pub(super) sums: Option<Arc<Sums>>,
 }
 
 impl Blob {
+    /// Opens a complete file of `len` bytes. A small one is hashed, a large one
+    /// is checked as it is read.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::InvalidData`] when it is not what was stored; else as
+    /// the disk says.
+    pub(super) fn open(layout: &Layout, digest: &Digest, file: &Arc<File>, len: u64) -> io::Result<Blob> {
+        let invalid = |what| Err(io::Error::new(io::ErrorKind::InvalidData, what));
+        if len > SMALL {
+            let sums = layout.load_sums(digest, len)?.map(Arc::new);
+            if sums.as_ref().is_some_and(|sums| sums.len() != len) {
+                return invalid("it is not as long as it was");
+            }
+            return Ok(Blob { content: Content::of_growing(Arc::clone(file), Some(len)), len, sums });
+        }
+        let mut bytes = vec![0; usize::try_from(len).unwrap_or_default()];
+        if kernel::read_at(file, &mut bytes, 0)? as u64 != len {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        let mut hasher = Hasher::new(digest.algorithm());
+        hasher.update(&bytes);
+        if hasher.finish() != *digest {
+            return invalid("it does not have the digest of its name");
+        }
+        Ok(Blob::of_memory(bytes.into()))
+    }
+
+    /// Content that is known to be right.
+    pub(super) fn of_memory(bytes: Bytes) -> Blob {
+        Blob { len: bytes.len() as u64, content: Content::Memory(bytes), sums: None }
+    }
+
     /// Bytes of it that are held in memory.
     pub(super) fn bytes_in_memory(&self) -> u64 {
         match &self.content {

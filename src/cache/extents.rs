@@ -34,6 +34,21 @@ impl Extents {
         self.0.splice(from..until, [merged]);
     }
 
+    /// Bytes that are there.
+    pub(super) fn bytes(&self) -> u64 {
+        self.0.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// Where the last part ends.
+    pub(super) fn end(&self) -> u64 {
+        self.0.last().map_or(0, |(_, end)| *end)
+    }
+
+    /// The parts that begin behind `position`, in order.
+    pub(super) fn behind(&self, position: u64) -> impl Iterator<Item = (u64, u64)> + '_ {
+        self.0.iter().copied().filter(move |(start, _)| *start > position)
+    }
+
     /// How far the bytes from `position` on are there without a gap; `position`
     /// itself when not even one is.
     pub(super) fn reach(&self, position: u64) -> u64 {

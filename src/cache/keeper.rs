@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::content::{Blob, Content, SMALL};
-use super::fill::Spoiled;
+use super::fill::{Files, Gatherer, Spoiled};
 use super::inventory::Inventory;
 use super::layout::Layout;
 use super::settings::{CacheSettings, MinFree};
@@ -188,7 +188,7 @@ impl Keeper {
     }
 
     /// The growing file of `digest`, which is counted as its fill's from now on.
-    pub(super) fn take_partial(&self, digest: &Digest) -> io::Result<File> {
+    pub(super) fn take_partial(&self, digest: &Digest) -> io::Result<Files> {
         let _turn = self.partial_files.lock().unwrap_or_else(PoisonError::into_inner);
         self.inventory.take_partial(digest);
         self.layout.open_partial(digest)
@@ -309,6 +309,7 @@ impl Keeper {
     pub(super) fn verify(&self, digest: &Digest, pause: impl Fn(usize)) -> io::Result<Verdict> {
         let Some(file) = self.layout.open_blob(digest)? else { return Ok(Verdict::Absent) };
         let mut hasher = Hasher::new(digest.algorithm());
+        let mut gatherer = Gatherer::default();
         let mut buffer = vec![0; 1 << 20];
         let mut position = 0;
         loop {
@@ -320,11 +321,17 @@ impl Keeper {
                     return Ok(Verdict::Damaged);
                 }
             };
-            hasher.update(buffer.get(..read).unwrap_or_default());
+            let bytes = buffer.get(..read).unwrap_or_default();
+            hasher.update(bytes);
+            gatherer.add(position, bytes);
             position += read as u64;
             pause(read);
         }
         if hasher.finish() == *digest {
+            // Stored by a version that kept no checksums, or they rotted.
+            if position > SMALL && self.layout.is_writer() && self.layout.load_sums(digest, position)?.is_none() {
+                self.layout.save_sums(digest, &gatherer.finish(&file, position)?)?;
+            }
             return Ok(Verdict::Sound);
         }
         self.retire(digest, &file, "does not have the digest of its name");

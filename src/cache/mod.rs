@@ -20,6 +20,7 @@ mod reader;
 mod settings;
 mod source;
 mod store;
+mod sums;
 
 pub use content::{Blob, Content};
 pub use inventory::Stock;

@@ -12,6 +12,7 @@ use tokio::sync::watch;
 
 use super::content::{Blob, Content};
 use super::progress::{FillError, Progress, State};
+use super::sums::Sums;
 use crate::kernel;
 use crate::oci::ByteRange;
 
@@ -40,7 +41,7 @@ pub struct Reader {
 }
 
 enum ReaderSource {
-    Complete { content: Content },
+    Complete { content: Content, sums: Option<Arc<Sums>> },
     Growing { content: Content, progress: watch::Receiver<Progress> },
 }
 
@@ -48,7 +49,7 @@ impl Reader {
     /// Reads `range` of a complete blob.
     pub(super) fn of_blob(blob: &Blob, range: ByteRange, method: Method) -> Reader {
         Reader {
-            source: ReaderSource::Complete { content: blob.content.clone() },
+            source: ReaderSource::Complete { content: blob.content.clone(), sums: blob.sums.clone() },
             method,
             position: range.start,
             end: Some(range.end.min(blob.len)),
@@ -73,7 +74,7 @@ impl Reader {
     /// What is being read.
     pub fn content(&self) -> &Content {
         match &self.source {
-            ReaderSource::Complete { content } | ReaderSource::Growing { content, .. } => content,
+            ReaderSource::Complete { content, .. } | ReaderSource::Growing { content, .. } => content,
         }
     }
 
@@ -136,6 +137,13 @@ impl Reader {
         }
     }
 
+    /// What the bytes from `start` to `end` have to be checked against before
+    /// they are given out.
+    fn unchecked(&self, start: u64, end: u64, is_cold: bool) -> Option<Arc<Sums>> {
+        let ReaderSource::Complete { sums: Some(sums), .. } = &self.source else { return None };
+        (is_cold || !sums.are_checked(start, end)).then(|| Arc::clone(sums))
+    }
+
     async fn window(&self, until: u64) -> io::Result<Bytes> {
         let start = self.position;
         match (self.content(), self.method) {
@@ -149,11 +157,16 @@ impl Reader {
                 // One byte at the end tells whether the kernel would wait for
                 // the disk; a thread that may wait does it then.
                 let mut probe = [0];
-                if kernel::try_read_at(mapping.file(), &mut probe, end - 1)? != Some(1) {
-                    let cold = Arc::clone(mapping);
+                let is_cold = kernel::try_read_at(mapping.file(), &mut probe, end - 1)? != Some(1);
+                let unchecked = self.unchecked(start, end, is_cold);
+                if is_cold || unchecked.is_some() {
+                    let mapping = Arc::clone(mapping);
                     tokio::task::spawn_blocking(move || {
-                        cold.prefetch(end, end + MAPPED_WINDOW);
-                        cold.populate(start, end)
+                        if is_cold {
+                            mapping.prefetch(end, end + MAPPED_WINDOW);
+                            mapping.populate(start, end)?;
+                        }
+                        unchecked.map_or(Ok(()), |sums| sums.check(mapping.file(), start, end, is_cold))
                     })
                     .await??;
                 }
@@ -162,11 +175,17 @@ impl Reader {
             (Content::Mapped(_) | Content::File(_), _) => {
                 let Some(file) = self.content().file() else { return Ok(Bytes::new()) };
                 let mut buffer = vec![0; to_usize((until - start).min(READ_WINDOW))];
-                let read = match kernel::try_read_at(file, &mut buffer, start)? {
-                    Some(read) if read > 0 => read,
+                let end = start + buffer.len() as u64;
+                let resident = kernel::try_read_at(file, &mut buffer, start)?.filter(|read| *read > 0);
+                let unchecked = self.unchecked(start, end, resident.is_none());
+                let read = match resident {
+                    Some(read) if unchecked.is_none() => read,
                     _ => {
                         let file = Arc::clone(file);
                         let read = tokio::task::spawn_blocking(move || {
+                            if let Some(sums) = unchecked {
+                                sums.check(&file, start, end, resident.is_none())?;
+                            }
                             kernel::read_at(&file, &mut buffer, start).map(|read| (buffer, read))
                         });
                         let (filled, read) = read.await??;

@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
-use super::content::{Blob, Content, SMALL};
+use super::content::{Blob, SMALL};
 use super::fill::{Demand, Fill, Salvage};
 use super::inventory::{Inventory, Stock};
 use super::keeper::{CacheCounts, Keeper, Verdict};
@@ -156,8 +156,8 @@ impl Cache {
             }
             let Some(file) = keeper.layout.open_blob(&wanted)?.map(Arc::new) else { return Ok(None) };
             let len = file.metadata()?.len();
-            match Content::of_complete(&file, len) {
-                Ok(content) => Ok(Some(Blob { content, len })),
+            match Blob::open(&keeper.layout, &wanted, &file, len) {
+                Ok(blob) => Ok(Some(blob)),
                 Err(error) => {
                     keeper.retire(&wanted, &file, &format!("cannot be read: {error}"));
                     io::Result::Ok(None)
@@ -218,7 +218,7 @@ impl Cache {
     /// Keeps `bytes`, whose digest the caller has checked. They can be read at
     /// once; they reach the disk a little later, if it takes them.
     pub fn put(&self, digest: &Digest, bytes: Bytes) {
-        let blob = Blob { len: bytes.len() as u64, content: Content::Memory(bytes.clone()) };
+        let blob = Blob::of_memory(bytes.clone());
         self.0.open.insert(*digest, blob);
         if !self.is_writer() {
             return;
@@ -252,13 +252,14 @@ impl Cache {
                 () = cache.0.keeper.halting.cancelled() => return,
             };
             let Ok(_permit) = permit else { return };
-            if let Ok((content, len)) = fill.run().await {
+            if let Ok(blob) = fill.run().await {
+                let len = blob.len();
                 cache.0.keeper.shunned.forget(&digest);
                 cache.0.keeper.inventory.insert(digest, len);
                 cache.0.keeper.wake();
                 // A small blob is read again at its next use, into memory.
-                if content.mapping().is_some_and(|_| len > SMALL) {
-                    cache.0.open.insert(digest, Blob { content, len });
+                if blob.content.mapping().is_some_and(|_| len > SMALL) {
+                    cache.0.open.insert(digest, blob);
                 } else if let Ok(None) | Err(_) = cache.get(&digest).await {
                     warn!(%digest, "a blob was gone as soon as it was published");
                 }
@@ -289,11 +290,19 @@ impl Cache {
         source: impl FnOnce() -> Arc<dyn Source>,
     ) -> io::Result<Entry> {
         let (keeper, failed, wanted) = (Arc::clone(&self.0.keeper), Arc::clone(file), *digest);
-        tokio::task::spawn_blocking(move || keeper.retire(&wanted, &failed, "cannot be read")).await?;
+        let len = tokio::task::spawn_blocking(move || {
+            let sums = keeper.layout.load_sums(&wanted, failed.metadata().map_or(0, |metadata| metadata.len()));
+            keeper.retire(&wanted, &failed, "cannot be read as it was written");
+            match sums {
+                Ok(Some(sums)) => sums.right_until(&failed, position),
+                Ok(None) | Err(_) => position,
+            }
+        })
+        .await?;
         if !self.is_writer() {
             return Err(io::Error::other("nothing may be added to the cache directory"));
         }
-        self.find_or_start(digest, source, Some(Salvage { file: Arc::clone(file), len: position })).await
+        self.find_or_start(digest, source, Some(Salvage { file: Arc::clone(file), len })).await
     }
 
     /// Removes a stored blob; whether it was there. Whoever is reading it has

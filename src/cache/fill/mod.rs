@@ -8,6 +8,7 @@
 //! slow one gets more connections where they help.
 //!
 //! * [`partial`]: the growing file, and what an earlier try left in it
+//! * [`gather`]: the checksums of what comes
 //! * [`writer`], [`feed`]: what owns it, and on which thread
 //! * [`transfer`]: the connections that feed the writer
 //! * [`plan`], [`pace`]: which part is fetched by which connection, and how
@@ -17,6 +18,7 @@
 //! * [`tries`]: when to try again and when to give up
 
 mod feed;
+mod gather;
 mod pace;
 mod partial;
 mod plan;
@@ -34,7 +36,8 @@ use std::time::Duration;
 use tokio::sync::watch;
 use tracing::{debug, warn};
 
-pub(super) use self::partial::Salvage;
+pub(super) use self::gather::Gatherer;
+pub(super) use self::partial::{Files, Salvage};
 pub(super) use self::plan::Demand;
 pub(super) use self::spoiled::Spoiled;
 
@@ -44,7 +47,7 @@ use self::room::Room;
 use self::transfer::Transfer;
 use self::tries::Tries;
 use self::writer::Writer;
-use super::content::Content;
+use super::content::{Blob, Content, SMALL};
 use super::extents::Extents;
 use super::keeper::Keeper;
 use super::progress::{FillError, Progress, Started, State, publish};
@@ -68,7 +71,7 @@ pub(super) struct Fill {
 impl Fill {
     /// Runs to the end; tells the followers how it ended. On success the blob
     /// has its name and is returned, synced.
-    pub(super) async fn run(&self) -> Result<(Content, u64), FillError> {
+    pub(super) async fn run(&self) -> Result<Blob, FillError> {
         let result = self.fetch().await;
         if let Err(error) = &result {
             match error {
@@ -98,8 +101,8 @@ impl Fill {
         result
     }
 
-    async fn fetch(&self) -> Result<(Content, u64), FillError> {
-        let (partial, opened) = self.unless_halted(self.begin()).await?;
+    async fn fetch(&self) -> Result<Blob, FillError> {
+        let (mut partial, opened) = self.unless_halted(self.begin()).await?;
         // A source that cannot say where the end is may be endless.
         let (total, position) = (opened.total, partial.hashed);
         let limit = self.keeper.settings.max_blob_size;
@@ -107,8 +110,14 @@ impl Fill {
             return Err(FillError::TooLarge { limit });
         }
         let (file, keeper) = (Arc::clone(&partial.file), Arc::clone(&self.keeper));
+        if opened.start != position {
+            // It comes from the front, once: what is there behind that comes
+            // again.
+            partial.written = Extents::up_to(position);
+        }
+        let (written, kept) = (partial.written.clone(), partial.written.bytes());
         let content = blocking(move || {
-            if total.is_some_and(|total| !keeper.can_hold(total, position)) {
+            if total.is_some_and(|total| !keeper.can_hold(total, kept)) {
                 return Err(io::ErrorKind::FileTooLarge.into());
             }
             Ok(Content::of_growing(file, total))
@@ -116,18 +125,22 @@ impl Fill {
         .await?;
         let started = Started { content: content.clone(), total };
         publish(&self.progress, |progress| {
-            progress.written = Extents::up_to(position);
+            progress.written = written.clone();
             progress.started = Some(started);
         });
 
-        let (room, progress) = (Room::new(&self.keeper, total, position), self.progress.clone());
-        let feed = Feed::new(Writer { partial, room, written: Extents::up_to(position), progress });
-        let helped = AtomicBool::new(false);
-        let transfer = Transfer::new(self, total, position, &feed, &helped);
+        let (room, progress) = (Room::new(&self.keeper, total, position, kept), self.progress.clone());
+        let feed = Feed::new(Writer { partial, room, progress });
+        let helped = AtomicBool::new(kept > position);
+        if kept > position {
+            // It is hashed in one go when its turn comes.
+            feed.move_to_thread();
+        }
+        let transfer = Transfer::new(self, total, position, &written, &feed, &helped);
         let received = self.unless_halted(transfer.run(opened)).await;
         let partial = feed.finish().await.map_err(disk)?;
         received?;
-        let finished = self.finish(partial, content, position > 0).await;
+        let finished = self.finish(partial, content, kept > 0).await;
         if matches!(finished, Err(FillError::WrongDigest)) && helped.into_inner() {
             self.keeper.spoiled.note(self.digest);
         }
@@ -146,18 +159,14 @@ impl Fill {
     /// left is forgotten if the source has no such content.
     async fn begin(&self) -> Result<(Partial, Opened), FillError> {
         let (digest, keeper, salvage) = (self.digest, Arc::clone(&self.keeper), self.salvage.clone());
-        let partial = blocking(move || {
-            let file = keeper.take_partial(&digest)?;
-            Partial::open(file, &digest, salvage.as_ref())
-        })
-        .await?;
+        let partial = blocking(move || Partial::open(keeper.take_partial(&digest)?, &digest, salvage.as_ref())).await?;
         let opened = self.open(partial.hashed, None, &mut Tries::to_begin()).await;
         let useless = match &opened {
-            Ok(opened) => opened.total.is_some_and(|total| total < partial.hashed),
+            Ok(opened) => opened.total.is_some_and(|total| total < partial.end()),
             Err(FillError::Source(error)) => error.retry() == Retry::FromStart,
             Err(_) => false,
         };
-        if useless && partial.hashed > 0 {
+        if useless && partial.end() > 0 {
             warn!(%digest, "what an earlier transfer left is not part of the content");
             let partial = blocking(move || partial.restart(&digest)).await?;
             return Ok((partial, self.open(0, None, &mut Tries::to_begin()).await?));
@@ -190,8 +199,8 @@ impl Fill {
         }
     }
 
-    async fn finish(&self, partial: Partial, content: Content, resumed: bool) -> Result<(Content, u64), FillError> {
-        let Partial { file, hashed, hasher } = partial;
+    async fn finish(&self, partial: Partial, content: Content, resumed: bool) -> Result<Blob, FillError> {
+        let Partial { file, hashed, hasher, gatherer, .. } = partial;
         if hasher.finish() != self.digest {
             let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
             if let Err(error) = blocking(move || keeper.layout.remove_partial(&digest)).await {
@@ -207,10 +216,11 @@ impl Fill {
             if keeper.settings.durability == Durability::Sync {
                 kernel::sync_data(&file)?;
             }
-            keeper.layout.publish(&digest)
+            let sums = (hashed > SMALL).then(|| gatherer.finish(&file, hashed)).transpose()?;
+            keeper.layout.publish(&digest, sums.as_ref())?;
+            Ok(Blob { content, len: hashed, sums: sums.map(Arc::new) })
         })
-        .await?;
-        Ok((content, hashed))
+        .await
     }
 }
 

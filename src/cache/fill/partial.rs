@@ -1,15 +1,17 @@
-//! The file a fill grows, and what an earlier try left in it.
+//! The file a fill grows, what an earlier try left in it, and what vouches for that.
 
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::sync::Arc;
 
+use tracing::debug;
+
+use super::gather::{Gatherer, read_log};
+use crate::cache::extents::Extents;
+use crate::cache::sums::{self, UNIT};
 use crate::kernel;
 use crate::oci::{Digest, Hasher};
-
-/// A partial file of an earlier try is continued from a multiple of this.
-const RESUME_UNIT: u64 = 1 << 20;
 
 /// The growing file, and the hash of what is in it from the start.
 pub(super) struct Partial {
@@ -17,6 +19,9 @@ pub(super) struct Partial {
     /// Bytes from the start that are there and hashed.
     pub(super) hashed: u64,
     pub(super) hasher: Hasher,
+    /// All that is there.
+    pub(super) written: Extents,
+    pub(super) gatherer: Gatherer,
 }
 
 /// The beginning of a stored blob that failed further on.
@@ -33,11 +38,11 @@ impl Salvage {
 
     /// Copies it, as far as it can be read now.
     fn copy_to(&self, partial: &File) -> io::Result<()> {
-        let mut buffer = vec![0; RESUME_UNIT as usize];
+        let mut buffer = vec![0; UNIT as usize];
         let len = if self.len > Self::MOST { 0 } else { self.len };
-        for unit in 0..len / RESUME_UNIT {
-            match kernel::read_at(&self.file, &mut buffer, unit * RESUME_UNIT) {
-                Ok(read) if read == buffer.len() => partial.write_all_at(&buffer, unit * RESUME_UNIT)?,
+        for unit in 0..len / UNIT {
+            match kernel::read_at(&self.file, &mut buffer, unit * UNIT) {
+                Ok(read) if read == buffer.len() => partial.write_all_at(&buffer, unit * UNIT)?,
                 Ok(_) | Err(_) => break,
             }
         }
@@ -45,37 +50,84 @@ impl Salvage {
     }
 }
 
+/// How the file of a partial is opened, with the log of its checksums.
+pub(in crate::cache) struct Files {
+    pub(in crate::cache) file: File,
+    /// Empty where there is none.
+    pub(in crate::cache) known: Vec<u8>,
+    /// Makes the log anew.
+    pub(in crate::cache) log: Box<dyn FnOnce() -> io::Result<File> + Send>,
+}
+
 impl Partial {
-    /// Takes the partial `file` of an earlier try, or makes one of `salvage`, and
-    /// hashes what is in it up to its first hole. There is always something left
-    /// to ask the source for: it is the source's answer that shows who may have
-    /// the content.
-    pub(super) fn open(file: File, digest: &Digest, salvage: Option<&Salvage>) -> io::Result<Partial> {
+    /// Takes the partial file of an earlier try, or makes one of `salvage`, and
+    /// hashes what is in it up to its first hole; behind that, what its log
+    /// vouches for is there too. There is always something left to ask the
+    /// source for: it is the source's answer that shows who may have the
+    /// content.
+    pub(super) fn open(files: Files, digest: &Digest, salvage: Option<&Salvage>) -> io::Result<Partial> {
+        let Files { file, known, log } = files;
         if let Some(salvage) = salvage
             && kernel::data_prefix(&file)? == 0
         {
             salvage.copy_to(&file)?;
         }
-        let units = kernel::data_prefix(&file)? / RESUME_UNIT;
-        let mut hasher = Hasher::new(digest.algorithm());
-        let mut before_last = hasher.clone();
-        let mut buffer = vec![0; RESUME_UNIT as usize];
+        let known = read_log(&known);
+        let mut partial = Partial::empty(file, digest);
+        let mut before_last = partial.hasher.clone();
+        let mut buffer = Vec::new();
+        let units = kernel::data_prefix(&partial.file)? / UNIT;
         for unit in 0..units {
-            before_last = hasher.clone();
-            file.read_exact_at(&mut buffer, unit * RESUME_UNIT)?;
-            hasher.update(&buffer);
+            let Some(sum) = sums::read_unit(&partial.file, unit, &mut buffer)? else { break };
+            // A log that knows nothing is as good as none.
+            if !known.is_empty() && known.get(&unit) != Some(&sum) {
+                break;
+            }
+            before_last = partial.hasher.clone();
+            partial.hasher.update(&buffer);
+            partial.gatherer.complete(unit, sum);
+            partial.hashed = (unit + 1) * UNIT;
         }
-        let mut hashed = units * RESUME_UNIT;
-        if hashed > 0 && hasher.clone().finish() == *digest {
-            (hasher, hashed) = (before_last, hashed - RESUME_UNIT);
+        if partial.hashed > 0 && partial.hasher.clone().finish() == *digest {
+            partial.hasher = before_last;
+            partial.hashed -= UNIT;
         }
-        file.set_len(hashed)?;
-        Ok(Partial { file: Arc::new(file), hashed, hasher })
+        let mut end = partial.hashed;
+        partial.written = Extents::up_to(partial.hashed);
+        for (unit, sum) in known.range(partial.hashed / UNIT + 1..) {
+            if sums::read_unit(&partial.file, *unit, &mut buffer)? == Some(*sum) {
+                partial.gatherer.complete(*unit, *sum);
+                end = (unit + 1) * UNIT;
+                partial.written.insert(unit * UNIT, end);
+            }
+        }
+        partial.file.set_len(end)?;
+        match log() {
+            Ok(log) => partial.gatherer.log_to(log),
+            Err(error) => debug!(%error, "a fill has no log: killed, it loses what came out of turn"),
+        }
+        Ok(partial)
+    }
+
+    fn empty(file: File, digest: &Digest) -> Partial {
+        Partial {
+            file: Arc::new(file),
+            hashed: 0,
+            hasher: Hasher::new(digest.algorithm()),
+            written: Extents::default(),
+            gatherer: Gatherer::default(),
+        }
+    }
+
+    /// Where the last part ends that is there.
+    pub(super) fn end(&self) -> u64 {
+        self.written.end()
     }
 
     /// Forgets what is in it.
     pub(super) fn restart(self, digest: &Digest) -> io::Result<Partial> {
         self.file.set_len(0)?;
-        Ok(Partial { file: self.file, hashed: 0, hasher: Hasher::new(digest.algorithm()) })
+        let restarted = Partial::empty(File::try_clone(&self.file)?, digest);
+        Ok(restarted)
     }
 }

@@ -94,6 +94,12 @@ impl Plan {
         Plan { total, taken: BTreeMap::from([(0, done)]), head: Some(0), next_id: 1, sizes }
     }
 
+    /// The bytes from `start` to `end`, behind the head, are there already.
+    pub(super) fn is_there(&mut self, start: u64, end: u64) {
+        let id = self.new_id();
+        self.taken.insert(start, Taken { end, begun: true, id });
+    }
+
     /// Where the head stands.
     fn position(&self) -> Option<u64> {
         self.head.and_then(|start| self.taken.get(&start)).map(|part| part.end)

@@ -26,11 +26,12 @@ pub(super) struct Room {
 }
 
 impl Room {
-    /// For content of length `total`, of which `bytes` are there already.
-    pub(super) fn new(keeper: &Arc<Keeper>, total: Option<u64>, bytes: u64) -> Room {
+    /// For content of length `total`, of which `bytes` are there already, up to
+    /// `position` without a gap.
+    pub(super) fn new(keeper: &Arc<Keeper>, total: Option<u64>, position: u64, bytes: u64) -> Room {
         let mut reservation = keeper.inventory.reserve();
         reservation.grow_to(bytes);
-        Room { keeper: Arc::clone(keeper), reservation, total, bytes, allocated: bytes }
+        Room { keeper: Arc::clone(keeper), reservation, total, bytes, allocated: position }
     }
 
     /// Makes room for a piece that is about to be written.

@@ -24,6 +24,7 @@ use super::pace::Pace;
 use super::plan::{Part, Plan};
 use super::tries::{Short, Stalled, Tries};
 use super::writer::Piece;
+use crate::cache::extents::Extents;
 use crate::cache::progress::FillError;
 use crate::cache::source::{ByteStream, Opened, Retry, SourceError, Turn};
 
@@ -104,6 +105,8 @@ pub(super) struct Transfer<'a> {
     plan: Option<Mutex<Plan>>,
     feed: &'a Feed,
     help: Mutex<Help>,
+    /// Bytes behind the start that are there already.
+    kept: u64,
     received: AtomicU64,
     /// The head has come to the end of its stream.
     head_ended: AtomicBool,
@@ -117,22 +120,30 @@ pub(super) struct Transfer<'a> {
 }
 
 impl<'a> Transfer<'a> {
-    /// `helped` is set as soon as more than one connection brings the content.
+    /// What is `written` is there already. `helped` is set as soon as more than
+    /// one connection brings the content.
     pub(super) fn new(
         fill: &'a Fill,
         total: Option<u64>,
         start: u64,
+        written: &Extents,
         feed: &'a Feed,
         helped: &'a AtomicBool,
     ) -> Transfer<'a> {
         let help = Help { never: fill.alone, ..Help::default() };
+        let plan = |total| {
+            let mut plan = Plan::new(total, start, fill.keeper.settings.segments);
+            written.behind(start).for_each(|(start, end)| plan.is_there(start, end));
+            Mutex::new(plan)
+        };
         Transfer {
             fill,
             total,
             start,
-            plan: total.map(|total| Mutex::new(Plan::new(total, start, fill.keeper.settings.segments))),
+            plan: total.map(plan),
             feed,
             help: Mutex::new(help),
+            kept: written.bytes().saturating_sub(start),
             received: AtomicU64::new(0),
             head_ended: AtomicBool::new(false),
             helped,
@@ -210,7 +221,7 @@ impl<'a> Transfer<'a> {
     }
 
     fn missing(&self) -> u64 {
-        let known = self.total.unwrap_or(u64::MAX) - self.start;
+        let known = self.total.unwrap_or(u64::MAX) - self.start - self.kept;
         known.saturating_sub(self.received.load(Ordering::Relaxed))
     }
 
@@ -376,6 +387,10 @@ impl<'a> Transfer<'a> {
     ) -> Result<Stop, FillError> {
         let _counted = Counted::new(&self.delivering);
         loop {
+            let limit = self.limit(*position, end);
+            if *position == limit && (end.is_some() || limit < self.whole()) {
+                return Ok(Stop::Limit);
+            }
             let next = tokio::time::timeout(self.fill.keeper.settings.idle_timeout, body.next()).await;
             let mut frame = match next {
                 Err(_) => return Ok(Stop::Broken(SourceError::new(Stalled, Retry::After(Duration::ZERO)))),
@@ -397,24 +412,24 @@ impl<'a> Transfer<'a> {
                 self.hand_on(frame.split_to(within), position, end.is_none()).await?;
                 tries.received(within as u64);
             }
-            if end == Some(*position) {
-                return Ok(Stop::Limit);
-            }
         }
     }
 
+    /// What must not be passed.
+    fn whole(&self) -> u64 {
+        self.total.unwrap_or(self.fill.keeper.settings.max_blob_size)
+    }
+
     fn limit(&self, position: u64, end: Option<u64>) -> u64 {
-        let whole = self.total.unwrap_or(self.fill.keeper.settings.max_blob_size);
-        let limit = end.or_else(|| Some(self.plan()?.head_limit())).unwrap_or(whole);
+        let limit = end.or_else(|| Some(self.plan()?.head_limit())).unwrap_or(self.whole());
         limit.max(position)
     }
 
     /// The head may stop where a helper has begun, and not at the end of the
     /// content while more comes.
     fn may_stop_at(&self, limit: u64, end: Option<u64>) -> Result<(), FillError> {
-        let whole = self.total.unwrap_or(self.fill.keeper.settings.max_blob_size);
         // More than was announced, or than is accepted.
-        if end.is_none() && limit >= whole { Err(FillError::TooLarge { limit: whole }) } else { Ok(()) }
+        if end.is_none() && limit >= self.whole() { Err(FillError::TooLarge { limit: self.whole() }) } else { Ok(()) }
     }
 
     async fn hand_on(&self, bytes: Bytes, position: &mut u64, is_head: bool) -> Result<(), FillError> {
@@ -458,7 +473,7 @@ impl<'a> Transfer<'a> {
             return Ok(());
         }
         let lonely_for = since.get_or_insert_with(Instant::now).elapsed();
-        let have = self.start + self.received.load(Ordering::Relaxed);
+        let have = self.start + self.kept + self.received.load(Ordering::Relaxed);
         let worth_finishing = self.total.is_some_and(|total| have >= total / 4 || total - have < ABANDONED_REST);
         if lonely_for < ABANDONED_GRACE || worth_finishing { Ok(()) } else { Err(FillError::Abandoned) }
     }

@@ -8,7 +8,6 @@ use tokio::sync::{mpsc, watch};
 
 use super::partial::Partial;
 use super::room::Room;
-use crate::cache::extents::Extents;
 use crate::cache::progress::{Progress, publish};
 use crate::kernel;
 
@@ -24,7 +23,6 @@ const CATCH_UP: usize = 1 << 20;
 pub(super) struct Writer {
     pub(super) partial: Partial,
     pub(super) room: Room,
-    pub(super) written: Extents,
     pub(super) progress: watch::Sender<Progress>,
 }
 
@@ -36,7 +34,8 @@ impl Writer {
         self.room.before(&self.partial.file, offset, len)?;
         self.room.unless_full(len, || self.partial.file.write_all_at(&bytes, offset))?;
         let end = offset + len;
-        self.written.insert(offset, end);
+        self.partial.written.insert(offset, end);
+        self.partial.gatherer.add(offset, &bytes);
         publish(&self.progress, |progress| progress.written.insert(offset, end));
         if offset == self.partial.hashed {
             self.partial.hasher.update(&bytes);
@@ -60,7 +59,7 @@ impl Writer {
 
     /// Hashes what had come before its turn and is in turn now.
     fn catch_up(&mut self) -> io::Result<()> {
-        let until = self.written.reach(self.partial.hashed);
+        let until = self.partial.written.reach(self.partial.hashed);
         if until == self.partial.hashed {
             return Ok(());
         }
@@ -72,6 +71,9 @@ impl Writer {
                 return Err(io::ErrorKind::UnexpectedEof.into());
             }
             self.partial.hasher.update(part);
+            if !self.partial.gatherer.has(self.partial.hashed) {
+                self.partial.gatherer.add(self.partial.hashed, part);
+            }
             self.partial.hashed += len as u64;
         }
         Ok(())

@@ -5,27 +5,33 @@
 //!   VERSION          {"format":1}
 //!   blobs/<algorithm>/<first two hex>/<hex>     complete, verified, immutable
 //!   partial/<algorithm>-<hex>[.<number>]        growing
+//!   sums/<algorithm>/<first two hex>/<hex>      checksums of a large blob
+//!   sums/partial/<algorithm>-<hex>              of what has come of a growing one
 //!   quarantine/<algorithm>-<hex>                damaged, the last few of them
 //!   CLEAN            there only while no process uses the directory
 //!   links.redb, pins.json                       of the layers above
 //! ```
 //! Every path below the root is built from a parsed [`Digest`].
 
+mod partial;
+
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
 
+use super::content::SMALL;
 use super::settings::Durability;
+use super::sums::Sums;
 use crate::kernel::{self, FileIdentity};
 use crate::oci::{Algorithm, Digest};
 
 const FORMAT: u32 = 1;
-/// What `st_blocks` counts in, whatever the file system's own blocks are.
-const BLOCK: u64 = 512;
+/// Longest table that is read: that of 1 TiB.
+const MAX_TABLE: u64 = 64 << 20;
 const MAX_QUARANTINED_FILES: usize = 16;
 const MAX_QUARANTINED_BYTES: u64 = 1 << 30;
 
@@ -172,19 +178,18 @@ impl Layout {
 
     /// Where the complete blob is.
     pub(super) fn blob(&self, digest: &Digest) -> PathBuf {
+        self.below("blobs", digest)
+    }
+
+    /// Where the checksums of the complete blob are.
+    fn sums(&self, digest: &Digest) -> PathBuf {
+        self.below("sums", digest)
+    }
+
+    fn below(&self, directory: &str, digest: &Digest) -> PathBuf {
         let hex = digest.hex();
         let fan_out = hex.get(..2).unwrap_or_default().to_owned();
-        self.root.join("blobs").join(digest.algorithm().name()).join(fan_out).join(hex)
-    }
-
-    /// Where it grows.
-    pub(super) fn partial(&self, digest: &Digest) -> PathBuf {
-        self.root.join("partial").join(format!("{}-{}", digest.algorithm().name(), digest.hex()))
-    }
-
-    /// Opens the growing file, making it when absent; never through a link.
-    pub(super) fn open_partial(&self, digest: &Digest) -> io::Result<File> {
-        private(OpenOptions::new().read(true).write(true).create(true).truncate(false)).open(self.partial(digest))
+        self.root.join(directory).join(digest.algorithm().name()).join(fan_out).join(hex)
     }
 
     /// Opens the complete blob, if it is there.
@@ -216,38 +221,65 @@ impl Layout {
             if durability == Durability::Sync {
                 kernel::sync_data(&file)?;
             }
-            self.publish_from(&own, digest)
+            let sums = (bytes.len() as u64 > SMALL).then(|| Sums::of(bytes));
+            self.publish_from(&own, digest, sums.as_ref())
         };
         write().inspect_err(|_| {
             let _ = fs::remove_file(&own);
         })
     }
 
-    /// Gives a verified and synced partial its name.
-    pub(super) fn publish(&self, digest: &Digest) -> io::Result<()> {
-        self.publish_from(&self.partial(digest), digest)
+    /// Gives a verified and synced partial its name, and its checksums a file.
+    pub(super) fn publish(&self, digest: &Digest, sums: Option<&Sums>) -> io::Result<()> {
+        self.publish_from(&self.partial(digest), digest, sums)?;
+        removed(fs::remove_file(self.partial_log(digest))).map(|_| ())
     }
 
-    fn publish_from(&self, from: &Path, digest: &Digest) -> io::Result<()> {
+    fn publish_from(&self, from: &Path, digest: &Digest, sums: Option<&Sums>) -> io::Result<()> {
         let to = self.blob(digest);
         let directory = to.parent().unwrap_or(&self.root);
-        match DirBuilder::new().mode(0o700).create(directory) {
-            Err(error) if error.kind() != io::ErrorKind::AlreadyExists => return Err(error),
-            _ => {}
-        }
+        make_parent(&to)?;
         fs::set_permissions(from, fs::Permissions::from_mode(0o440))?;
+        if let Some(sums) = sums {
+            self.save_sums(digest, sums)?;
+        }
         kernel::publish(from, &to)?;
         File::open(directory)?.sync_all()
     }
 
     /// Removes a blob; whether it was there.
     pub(super) fn remove_blob(&self, digest: &Digest) -> io::Result<bool> {
+        removed(fs::remove_file(self.sums(digest)))?;
         removed(fs::remove_file(self.blob(digest)))
     }
 
-    /// Removes a partial file, if there is one.
-    pub(super) fn remove_partial(&self, digest: &Digest) -> io::Result<bool> {
-        removed(fs::remove_file(self.partial(digest)))
+    /// Keeps the checksums of a blob. They are not synced: what a crash leaves
+    /// of them is as good as none.
+    pub(super) fn save_sums(&self, digest: &Digest, sums: &Sums) -> io::Result<()> {
+        let number = self.written.fetch_add(1, Ordering::Relaxed);
+        let beside = self.partial(digest).with_extension(number.to_string());
+        let mut file = private(OpenOptions::new().create(true).truncate(true).write(true)).open(&beside)?;
+        file.write_all(&sums.encode())?;
+        let to = self.sums(digest);
+        make_parent(&to)?;
+        fs::rename(&beside, to)
+    }
+
+    /// The checksums of a blob of `len` bytes, if it has any.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub(super) fn load_sums(&self, digest: &Digest, len: u64) -> io::Result<Option<Sums>> {
+        let file = match OpenOptions::new().read(true).custom_flags(no_follow()).open(self.sums(digest)) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(error),
+        };
+        // That of a longer blob, which has lost its end, is read too.
+        let most = Sums::encoded_len(len).max(file.metadata()?.len().min(MAX_TABLE));
+        let mut table = Vec::new();
+        file.take(most).read_to_end(&mut table)?;
+        Ok(Sums::decode(&table))
     }
 
     /// Moves a damaged blob aside, where somebody can look at it; of many, the
@@ -262,6 +294,7 @@ impl Layout {
         }
         let from = self.blob(digest);
         let size = fs::metadata(&from).map_or(0, |metadata| metadata.len());
+        removed(fs::remove_file(self.sums(digest)))?;
         if files < MAX_QUARANTINED_FILES && bytes + size <= MAX_QUARANTINED_BYTES {
             let name = format!("{}-{}", digest.algorithm().name(), digest.hex());
             fs::rename(from, aside.join(name))
@@ -293,52 +326,6 @@ impl Layout {
             }
         }
         Ok(all)
-    }
-
-    /// Removes partial files that were last written before `moment`; gives how
-    /// many.
-    pub(super) fn remove_partials_before(&self, moment: SystemTime) -> io::Result<usize> {
-        let mut count = 0;
-        for entry in fs::read_dir(self.root.join("partial"))?.flatten() {
-            let is_old = entry.metadata().and_then(|metadata| metadata.modified()).is_ok_and(|time| time < moment);
-            if is_old && fs::remove_file(entry.path()).is_ok() {
-                count += 1;
-            }
-        }
-        Ok(count)
-    }
-
-    /// The partial files that a fill may go on with, the oldest first, and what
-    /// they take of the disk.
-    pub(super) fn list_partials(&self) -> io::Result<Vec<(Digest, u64)>> {
-        let mut all = Vec::new();
-        for entry in fs::read_dir(self.root.join("partial"))?.flatten() {
-            let name = entry.file_name();
-            let digest = name.to_str().and_then(|name| name.replacen('-', ":", 1).parse().ok());
-            if let (Some(digest), Ok(metadata)) = (digest, entry.metadata()) {
-                all.push((digest, metadata.blocks() * BLOCK, metadata.modified().ok()));
-            }
-        }
-        all.sort_by_key(|(_, _, modified)| *modified);
-        Ok(all.into_iter().map(|(digest, bytes, _)| (digest, bytes)).collect())
-    }
-
-    /// Gives back what a partial file has taken of the disk behind its end, and
-    /// the whole file if nothing is in it; gives what it takes then.
-    pub(super) fn trim_partial(&self, digest: &Digest) -> io::Result<Option<u64>> {
-        let path = self.partial(digest);
-        let file = match OpenOptions::new().write(true).custom_flags(no_follow()).open(&path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(error),
-        };
-        let len = file.metadata()?.len();
-        if len == 0 {
-            self.remove_partial(digest)?;
-            return Ok(None);
-        }
-        file.set_len(len)?;
-        Ok(Some(file.metadata()?.blocks() * BLOCK))
     }
 
     /// Whether the process before this one ended in order.
@@ -386,8 +373,19 @@ impl Layout {
         builder.recursive(true).mode(0o700);
         for algorithm in Algorithm::ALL {
             builder.create(self.root.join("blobs").join(algorithm.name()))?;
+            builder.create(self.root.join("sums").join(algorithm.name()))?;
         }
+        builder.create(self.root.join("sums").join("partial"))?;
         builder.create(self.root.join("partial"))
+    }
+}
+
+/// Makes the directory that `path` lies in, which has one itself.
+fn make_parent(path: &Path) -> io::Result<()> {
+    let Some(parent) = path.parent() else { return Ok(()) };
+    match DirBuilder::new().mode(0o700).create(parent) {
+        Err(error) if error.kind() != io::ErrorKind::AlreadyExists => Err(error),
+        _ => Ok(()),
     }
 }
 
@@ -409,106 +407,4 @@ fn private(options: &mut OpenOptions) -> &mut OpenOptions {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_directory_that_others_could_write_is_refused() {
-        let parent = tempfile::tempdir().unwrap();
-        let open_to_all = parent.path().join("open");
-        fs::create_dir(&open_to_all).unwrap();
-        fs::set_permissions(&open_to_all, fs::Permissions::from_mode(0o777)).unwrap();
-        assert!(matches!(Layout::open(&open_to_all), Err(LayoutError::Unsafe { .. })));
-
-        let link = parent.path().join("link");
-        std::os::unix::fs::symlink(parent.path().join("elsewhere"), &link).unwrap();
-        assert!(Layout::open(&link).is_err());
-        fs::create_dir(parent.path().join("elsewhere")).unwrap();
-        assert!(matches!(Layout::open(&link), Err(LayoutError::Unsafe { .. })));
-    }
-
-    #[test]
-    fn one_process_writes_and_a_second_one_only_reads() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("cache");
-        let first = Layout::open(&root).unwrap();
-        let second = Layout::open(&root).unwrap();
-        assert!(first.is_writer() && !second.is_writer());
-        assert_eq!((first.take_over().unwrap(), second.take_over().unwrap()), (Hold::Kept, Hold::Elsewhere));
-        drop(first);
-        assert_eq!(second.take_over().unwrap(), Hold::Taken);
-        drop(second);
-        assert!(Layout::open(&root).unwrap().is_writer());
-    }
-
-    #[test]
-    fn a_directory_that_was_deleted_is_made_again_and_taken() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("below/cache");
-        let layout = Layout::open(&root).unwrap();
-        let digest = Digest::sha256_of(b"content");
-        fs::remove_dir_all(dir.path().join("below")).unwrap();
-        // In its place there is what nothing can be kept in: nothing is.
-        fs::write(dir.path().join("below"), "a file").unwrap();
-        assert!(matches!(layout.take_over(), Err(LayoutError::Io { .. })));
-        assert!(!layout.is_writer());
-        fs::remove_file(dir.path().join("below")).unwrap();
-        assert_eq!(layout.take_over().unwrap(), Hold::Taken);
-        layout.write_small(&digest, b"content", Durability::Sync).unwrap();
-        assert!(!Layout::open(&root).unwrap().is_writer(), "the new directory is locked too");
-        // Its lock alone may go as well.
-        fs::remove_file(root.join("LOCK")).unwrap();
-        assert_eq!(layout.take_over().unwrap(), Hold::Taken);
-        assert_eq!(layout.list_blobs().unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_small_blob_is_kept_without_touching_a_fill_of_the_same_content() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::open(&dir.path().join("cache")).unwrap();
-        let bytes = b"what both of them write";
-        let digest = Digest::sha256_of(bytes);
-        let mut growing = layout.open_partial(&digest).unwrap();
-        growing.write_all(&bytes[..10]).unwrap();
-        layout.write_small(&digest, bytes, Durability::Sync).unwrap();
-        assert_eq!(fs::read(layout.partial(&digest)).unwrap(), bytes[..10]);
-        assert_eq!(fs::read(layout.blob(&digest)).unwrap(), bytes);
-        growing.write_all(&bytes[10..]).unwrap();
-        layout.publish(&digest).unwrap();
-        assert_eq!(fs::read(layout.blob(&digest)).unwrap(), bytes);
-        assert_eq!(fs::read_dir(dir.path().join("cache/partial")).unwrap().count(), 0);
-    }
-
-    #[test]
-    fn h3_a_link_in_the_place_of_a_growing_file_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::open(&dir.path().join("cache")).unwrap();
-        let digest = Digest::sha256_of(b"content");
-        let elsewhere = dir.path().join("elsewhere");
-        fs::write(&elsewhere, b"precious").unwrap();
-        std::os::unix::fs::symlink(&elsewhere, layout.partial(&digest)).unwrap();
-        assert_eq!(layout.open_partial(&digest).unwrap_err().raw_os_error(), Some(40), "ELOOP");
-        assert_eq!(fs::read(&elsewhere).unwrap(), b"precious");
-    }
-
-    #[test]
-    fn a_directory_of_a_newer_format_is_left_alone() {
-        let dir = tempfile::tempdir().unwrap();
-        let root = dir.path().join("cache");
-        drop(Layout::open(&root).unwrap());
-        fs::write(root.join("VERSION"), "{\"format\":2}").unwrap();
-        assert!(matches!(Layout::open(&root), Err(LayoutError::Format { found, .. }) if found == "2"));
-    }
-
-    #[test]
-    fn a_link_planted_among_the_partials_is_not_followed() {
-        let dir = tempfile::tempdir().unwrap();
-        let layout = Layout::open(&dir.path().join("cache")).unwrap();
-        let victim = dir.path().join("victim");
-        fs::write(&victim, "precious").unwrap();
-        let digest = Digest::sha256_of(b"x");
-        std::os::unix::fs::symlink(&victim, layout.partial(&digest)).unwrap();
-        assert!(layout.open_partial(&digest).is_err());
-        assert_eq!(fs::read_to_string(victim).unwrap(), "precious");
-    }
-}
+mod tests;
