@@ -160,7 +160,10 @@ impl Fill {
     async fn begin(&self) -> Result<(Partial, Opened), FillError> {
         let (digest, keeper, salvage) = (self.digest, Arc::clone(&self.keeper), self.salvage.clone());
         let partial = blocking(move || Partial::open(keeper.take_partial(&digest)?, &digest, salvage.as_ref())).await?;
-        let opened = self.open(partial.hashed, None, &mut Tries::to_begin()).await;
+        // No more than what is missing: what is on its way when a connection
+        // is left costs the source all the same.
+        let until = partial.written.behind(partial.hashed).next().map(|(start, _)| start);
+        let opened = self.open(partial.hashed, until, &mut Tries::to_begin()).await;
         let useless = match &opened {
             Ok(opened) => opened.total.is_some_and(|total| total < partial.end()),
             Err(FillError::Source(error)) => error.retry() == Retry::FromStart,
@@ -184,7 +187,7 @@ impl Fill {
                 Err(error) => error,
             };
             let is_refusal = matches!(failed.retry(), Retry::Never | Retry::FromStart);
-            if position > 0
+            if (position > 0 || until.is_some())
                 && (is_refusal || tries.are_fruitless())
                 && let Ok(opened) = self.source.open(0, None, Turn::Wait).await
                 && opened.start == 0

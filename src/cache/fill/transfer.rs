@@ -248,7 +248,11 @@ impl<'a> Transfer<'a> {
         loop {
             let opened = match next.take() {
                 Some(opened) => opened,
-                None => self.fill.open(position, None, tries).await?,
+                None => {
+                    let limit = self.limit(position, None);
+                    let until = (limit < self.whole()).then_some(limit);
+                    self.fill.open(position, until, tries).await?
+                }
             };
             self.check_total(&opened)?;
             let skip = position - opened.start;
