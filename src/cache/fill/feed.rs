@@ -8,47 +8,17 @@
 //! and nobody on the runtime's threads waits for it again.
 
 use std::io;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::{mpsc, oneshot};
 
 use super::partial::Partial;
+use super::turn::{SLOW, Turn};
 use super::writer::{Piece, Writer};
 
-/// A piece that takes longer than this has waited for the disk.
-const SLOW: Duration = Duration::from_millis(10);
 /// Pieces on their way to the thread.
 const CHANNEL: usize = 4;
-
-/// Since when somebody writes on a thread of the runtime, in nanoseconds since
-/// the first who did; 0 while nobody does.
-static WRITING_SINCE: AtomicU64 = AtomicU64::new(0);
-static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
-
-/// The turn to write on a thread of the runtime.
-struct Turn;
-
-impl Turn {
-    /// Takes the turn; `None` when whoever has it waits for the disk.
-    async fn take() -> Option<Turn> {
-        loop {
-            let now = u64::try_from(FIRST.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1);
-            match WRITING_SINCE.compare_exchange(0, now, Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => return Some(Turn),
-                Err(since) if Duration::from_nanos(now.saturating_sub(since)) > SLOW => return None,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
-    }
-}
-
-impl Drop for Turn {
-    fn drop(&mut self) {
-        WRITING_SINCE.store(0, Ordering::Release);
-    }
-}
 
 pub(super) struct Feed {
     here: Mutex<Here>,

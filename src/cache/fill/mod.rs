@@ -9,7 +9,7 @@
 //!
 //! * [`partial`]: the growing file, and what an earlier try left in it
 //! * [`gather`]: the checksums of what comes
-//! * [`writer`], [`feed`]: what owns it, and on which thread
+//! * [`writer`], [`feed`], [`turn`]: what owns it, and on which thread
 //! * [`transfer`]: the connections that feed the writer
 //! * [`plan`], [`pace`]: which part is fetched by which connection, and how
 //!   many there are
@@ -26,6 +26,7 @@ mod room;
 mod spoiled;
 mod transfer;
 mod tries;
+mod turn;
 mod writer;
 
 use std::io;
