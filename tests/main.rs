@@ -44,6 +44,7 @@ mod restart;
 mod rewrite;
 mod room;
 mod segments;
+mod several_ranges;
 mod surface;
 mod trouble;
 mod upstream_auth;

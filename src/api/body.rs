@@ -5,14 +5,14 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
-use futures_util::{Stream, StreamExt as _, stream};
+use futures_util::{StreamExt as _, stream};
 use http_body::{Frame, SizeHint};
 use prometheus_client::metrics::counter::Counter;
 
 use super::permit::Permit;
 use crate::cache::{Content, Method};
-use crate::kernel::Mappings;
-use crate::pull::{BlobBody, Delivery, Passthrough};
+use crate::kernel::{Mappings, Windows};
+use crate::pull::{Delivery, Passthrough};
 
 /// How the connection that a response goes to wants its bytes.
 #[derive(Debug, Clone)]
@@ -21,6 +21,15 @@ pub struct Transport {
     pub method: Method,
     /// Where it recognises slices of mappings, if it does.
     pub mappings: Option<Mappings>,
+}
+
+impl Transport {
+    /// Slices of the mapping behind `delivery` come by.
+    pub(super) fn expect(&self, delivery: &Delivery) {
+        if let (Some(Content::Mapped(mapping)), Some(mappings)) = (delivery.content(), &self.mappings) {
+            mappings.register(mapping, Some(delivery.spare()));
+        }
+    }
 }
 
 /// A response body. It ends cleanly only behind its last byte: a body that
@@ -35,7 +44,7 @@ pub enum Body {
     /// A blob, in windows.
     Stream {
         /// The windows.
-        windows: Pin<Box<dyn Stream<Item = io::Result<Bytes>> + Send>>,
+        windows: Windows,
         /// Bytes still to come, if that is known.
         remaining: Option<u64>,
     },
@@ -48,19 +57,15 @@ impl Body {
     }
 
     /// A blob's bytes as a body for `transport`.
-    pub(super) fn blob(body: BlobBody, total: Option<u64>, transport: &Transport) -> Body {
-        match body {
-            BlobBody::Cached(delivery) => {
-                if let (Some(Content::Mapped(mapping)), Some(mappings)) = (delivery.content(), &transport.mappings) {
-                    mappings.register(mapping, Some(delivery.spare()));
-                }
-                let remaining = delivery.remaining();
-                Body::Stream { windows: Box::pin(stream::unfold(delivery, next_window)), remaining }
-            }
-            BlobBody::Direct(passthrough) => {
-                Body::Stream { windows: Box::pin(stream::unfold(passthrough, next_direct)), remaining: total }
-            }
-        }
+    pub(super) fn delivery(delivery: Delivery, transport: &Transport) -> Body {
+        transport.expect(&delivery);
+        let remaining = delivery.remaining();
+        Body::Stream { windows: windows(delivery), remaining }
+    }
+
+    /// A blob's bytes, straight from upstream.
+    pub(super) fn direct(passthrough: Box<Passthrough>, total: Option<u64>) -> Body {
+        Body::Stream { windows: Box::pin(stream::unfold(passthrough, next_direct)), remaining: total }
     }
 
     /// The same, but it breaks off once `permit` ends.
@@ -107,6 +112,11 @@ impl http_body::Body for Counted {
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
     }
+}
+
+/// The bytes of a delivery, as they come.
+pub(super) fn windows(delivery: Delivery) -> Windows {
+    Box::pin(stream::unfold(delivery, next_window))
 }
 
 async fn next_window(mut delivery: Delivery) -> Option<(io::Result<Bytes>, Delivery)> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 use arc_swap::ArcSwap;
 
 use http::header::{
-    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, IF_NONE_MATCH, IF_RANGE, RANGE, TRANSFER_ENCODING,
+    ACCEPT, AUTHORIZATION, CONTENT_LENGTH, EXPECT, HOST, HeaderMap, HeaderValue, IF_NONE_MATCH, IF_RANGE, RANGE,
+    TRANSFER_ENCODING,
 };
 use http::request::Parts;
 use http::{Method, Response, Version};
@@ -18,7 +19,7 @@ use super::path::{self, Endpoint, Target};
 use super::permit::Permit;
 use super::{pages, query, response};
 use crate::access::{CertificateNames, Evidence, Gate, Identity, Principal, Rejected, Shown};
-use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository};
+use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository, TooManyRanges, parse_ranges};
 use crate::pull::{self, BlobQuestion, Puller};
 use crate::registry::{AccessMode, Address, AddressHint, Directory, Door, HostPort, Registry, Resolved};
 use crate::telemetry::{Audit, Event, Metrics, RequestLabels};
@@ -354,7 +355,10 @@ impl Api {
                 Ok(response::blob_head(digest, head.total))
             }
             Endpoint::Blob { digest, .. } => {
-                let range = range_of(headers, digest);
+                let ranges = match ranges_of(headers, digest) {
+                    Ok(ranges) => ranges,
+                    Err(error) => return Ok(response::error(400, ErrorCode::RangeInvalid, &error.to_string())),
+                };
                 let method = peer.transport.method;
                 if headers.contains_key(IF_NONE_MATCH) && has_already(headers, digest) {
                     // Whether it is there at all still has to be known.
@@ -362,7 +366,7 @@ impl Api {
                     return Ok(response::not_modified(digest));
                 }
                 let client = client_of(principal, peer);
-                let question = BlobQuestion { range, method, client: &client, peer: peer.address };
+                let question = BlobQuestion { ranges: &ranges, method, client: &client, peer: peer.address };
                 let reply = self.puller.blob(registry, repository, digest, question).await?;
                 let answer = response::blob(digest, reply, &peer.transport);
                 Ok(if self.gate.cuts_on_revoke() {
@@ -414,12 +418,12 @@ fn client_of(principal: &Principal, peer: &Peer) -> String {
     }
 }
 
-/// The range to answer with, if the conditions for one hold.
-fn range_of(headers: &HeaderMap, digest: &Digest) -> Option<RangeSpec> {
-    let mut ranges = headers.get_all(RANGE).iter();
-    let (range, None) = (ranges.next()?, ranges.next()) else { return None };
+/// The ranges to answer with, if the conditions for them hold.
+fn ranges_of(headers: &HeaderMap, digest: &Digest) -> Result<Vec<RangeSpec>, TooManyRanges> {
+    let mut lines = headers.get_all(RANGE).iter();
+    let (Some(Ok(line)), None) = (lines.next().map(HeaderValue::to_str), lines.next()) else { return Ok(Vec::new()) };
     let unchanged = headers.get(IF_RANGE).is_none_or(|tag| tag.as_bytes() == response::etag(digest).as_bytes());
-    RangeSpec::parse(range.to_str().ok()?).filter(|_| unchanged)
+    if unchanged { parse_ranges(line) } else { Ok(Vec::new()) }
 }
 
 /// Whether `If-None-Match` names the content, quoted or not.

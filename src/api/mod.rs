@@ -9,6 +9,7 @@
 mod body;
 mod handler;
 mod login;
+mod multipart;
 mod pages;
 mod path;
 mod permit;

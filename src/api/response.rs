@@ -11,8 +11,9 @@ use http::header::{
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 
 use super::body::{Body, Transport};
+use super::multipart;
 use crate::oci::{ByteRange, Digest, ErrorCode, MediaType};
-use crate::pull::{self, BlobReply, ListReply, Stale};
+use crate::pull::{self, BlobBody, BlobReply, ListReply, Part, Stale};
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -118,16 +119,30 @@ pub(super) fn manifest(digest: &Digest, media_type: &MediaType, body: Body) -> R
 
 /// A blob or a part of it.
 pub(super) fn blob(digest: &Digest, reply: BlobReply, transport: &Transport) -> Response<Body> {
-    let BlobReply { total, range, body } = reply;
-    let status = if range.is_some() { 206 } else { 200 };
-    let length = range.map(|range| range.len()).or(total);
-    let builder = blob_headers(Builder::new(status, Body::blob(body, length, transport)), digest, length);
-    match (range, total) {
-        (Some(ByteRange { start, end }), Some(total)) => {
-            builder.set(CONTENT_RANGE, &format!("bytes {start}-{}/{total}", end.saturating_sub(1))).done()
+    let BlobReply { total, part, body } = reply;
+    let (media_type, body) = match body {
+        BlobBody::Cached(delivery) => (None, Body::delivery(delivery, transport)),
+        BlobBody::Direct(passthrough) => (None, Body::direct(passthrough, total)),
+        BlobBody::Parts(parts) => {
+            let (media_type, body) = multipart::body(parts, total.unwrap_or_default(), transport);
+            (Some(media_type), body)
         }
-        _ => builder.done(),
+    };
+    let status = if part == Part::Whole { 200 } else { 206 };
+    let length = http_body::Body::size_hint(&body).exact();
+    let mut builder = blob_headers(Builder::new(status, body), digest, length);
+    if let (Part::Range(range), Some(total)) = (part, total) {
+        builder = builder.set(CONTENT_RANGE, &content_range(range, total));
     }
+    match media_type {
+        Some(media_type) => builder.set(CONTENT_TYPE, &media_type).done(),
+        None => builder.done(),
+    }
+}
+
+/// Where a part lies (RFC 9110 §14.4).
+pub(super) fn content_range(ByteRange { start, end }: ByteRange, total: u64) -> String {
+    format!("bytes {start}-{}/{total}", end.saturating_sub(1))
 }
 
 /// What a HEAD tells of a blob.

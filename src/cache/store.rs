@@ -433,6 +433,7 @@ impl Drop for Registration {
 }
 
 /// One client's view of a running fill.
+#[derive(Clone)]
 pub struct Follower {
     progress: watch::Receiver<Progress>,
     demand: Arc<Demand>,

@@ -274,6 +274,7 @@ fn read_server(
     let bytes = |key| limits.read(key, |text| units::count(&units::size(text)?.to_string()));
     let read = ServerLimits {
         header_timeout: time("header_timeout").unwrap_or(default.header_timeout),
+        keep_alive_timeout: time("keep_alive_timeout").unwrap_or(default.keep_alive_timeout),
         max_headers: number("max_headers").unwrap_or(default.max_headers),
         max_header_bytes: bytes("max_header_bytes").unwrap_or(default.max_header_bytes),
         max_uri_bytes: bytes("max_uri_bytes").unwrap_or(default.max_uri_bytes),

@@ -19,6 +19,6 @@ pub use digest::{Algorithm, Digest, Hasher, InvalidDigest};
 pub use error::ErrorCode;
 pub use manifest::{ManifestError, Mentions, check_manifest};
 pub use media_type::MediaType;
-pub use range::{ByteRange, RangeSpec};
+pub use range::{ByteRange, RangeSpec, TooManyRanges, parse_ranges, resolve_ranges};
 pub use reference::{InvalidTag, Reference, Tag};
 pub use repository::{InvalidRepository, Repository};

@@ -13,7 +13,7 @@ use super::Puller;
 use super::counts::From;
 use super::delivery::{Delivery, Spare};
 use super::error::{Error, Result};
-use super::freshness::Asked;
+use super::freshness::Asked as AskedFor;
 use super::passthrough::Passthrough;
 use super::permission::{Shown, place};
 use super::shares::Share;
@@ -21,7 +21,7 @@ use crate::access::{Generation, Links};
 use crate::cache::{
     Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Retry, Source, SourceError, Turn, Verdict,
 };
-use crate::oci::{ByteRange, Digest, RangeSpec, Repository};
+use crate::oci::{ByteRange, Digest, RangeSpec, Repository, resolve_ranges};
 use crate::registry::Registry;
 use crate::upstream::{self, Upstream};
 
@@ -33,16 +33,29 @@ const SMALL_PATIENCE: Duration = Duration::from_secs(5);
 pub struct BlobReply {
     /// Length of the whole blob, where it is known.
     pub total: Option<u64>,
-    /// The part that follows; absent: all of it.
-    pub range: Option<ByteRange>,
+    /// What of it follows.
+    pub part: Part,
     /// Its bytes.
     pub body: BlobBody,
+}
+
+/// What of a blob a reply brings.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// All of it.
+    Whole,
+    /// One part.
+    Range(ByteRange),
+    /// The parts that the [body](BlobBody::Parts) names.
+    Several,
 }
 
 /// Where a reply's bytes come from.
 pub enum BlobBody {
     /// The cache, or a fill into it.
     Cached(Delivery),
+    /// Several parts, in the order in which they were asked for.
+    Parts(Vec<(ByteRange, Delivery)>),
     /// Upstream, past the cache.
     Direct(Box<Passthrough>),
 }
@@ -50,8 +63,8 @@ pub enum BlobBody {
 /// How a blob is asked for, and by whom.
 #[derive(Debug, Clone, Copy)]
 pub struct BlobQuestion<'a> {
-    /// The asked part; absent: all of it.
-    pub range: Option<RangeSpec>,
+    /// The asked parts; none: all of it.
+    pub ranges: &'a [RangeSpec],
     /// How its bytes are to come from the cache.
     pub method: Method,
     /// Whose a fill is that this begins.
@@ -81,7 +94,7 @@ impl Puller {
         question: BlobQuestion<'_>,
     ) -> Result<BlobReply> {
         // Parts are asked for again and again as a matter of course.
-        let question = BlobQuestion { peer: question.peer.filter(|_| question.range.is_none()), ..question };
+        let question = BlobQuestion { peer: question.peer.filter(|_| question.ranges.is_empty()), ..question };
         let mut outage = self.patience.begin();
         let mut reply = loop {
             let found = outage.within(self.find_blob(registry, repository, digest, question)).await;
@@ -105,7 +118,7 @@ impl Puller {
         let upstream = &self.upstream(registry)?;
         let link = self.links.get(registry, repository, digest);
         let mut linked = link.is_some();
-        let BlobQuestion { range, method, client, peer } = question;
+        let BlobQuestion { ranges, method, client, peer } = question;
         let source = Arc::new(UpstreamBlob {
             upstream: Arc::clone(upstream),
             repository: repository.clone(),
@@ -114,16 +127,16 @@ impl Puller {
             shown: self.shown.clone(),
             asked: self.links.generation(),
         });
-        let spare = || Spare::new(&self.cache, &source);
+        let spare = || Arc::new(Spare::new(&self.cache, &source));
         if self.is_offline(registry) {
             // A transfer that has begun may end, whatever it takes.
             let blob = self.stored_offline(registry, repository, digest).await?;
-            let reply = self.of_blob(&blob, range, method, spare())?;
+            let reply = self.of_blob(&blob, ranges, method, &spare())?;
             self.counts.count(From::Hit);
             return Ok(reply);
         }
         if !linked {
-            self.not_refused(registry, repository, Asked::Blob, &digest.to_string())?;
+            self.not_refused(registry, repository, AskedFor::Blob, &digest.to_string())?;
         }
         // Another registry's fill may fail for a reason that is not ours, and a
         // stored blob may turn out to be damaged.
@@ -153,7 +166,7 @@ impl Puller {
                     {
                         continue;
                     }
-                    let mut reply = self.of_blob(&blob, range, method, spare())?;
+                    let mut reply = self.of_blob(&blob, ranges, method, &spare())?;
                     if let (Some(verification), BlobBody::Cached(delivery)) = (verification, &mut reply.body) {
                         delivery.wait_for(verification);
                     }
@@ -168,7 +181,7 @@ impl Puller {
                     } else {
                         linked = true;
                     }
-                    match self.follow(follower, range, method, spare()).await {
+                    match self.follow(follower, ranges, method, &spare()).await {
                         Ok(reply) => {
                             self.counts.count(if own { From::Fill } else { From::Join });
                             return Ok(reply);
@@ -254,7 +267,7 @@ impl Puller {
         if error.is_refusal() {
             self.links.remove(registry, repository, digest);
             let setbacks = &self.asker.setbacks;
-            setbacks.refused(setbacks.slot(registry, repository, Asked::Blob, &digest.to_string()), error);
+            setbacks.refused(setbacks.slot(registry, repository, AskedFor::Blob, &digest.to_string()), error);
         }
     }
 
@@ -286,38 +299,70 @@ impl Puller {
     async fn follow(
         &self,
         mut follower: Follower,
-        range: Option<RangeSpec>,
+        ranges: &[RangeSpec],
         method: Method,
-        spare: Spare,
+        spare: &Arc<Spare>,
     ) -> std::result::Result<BlobReply, FollowError> {
         let total = follower.started().await.map_err(FollowError::Fill)?;
         verdict_on_small(&mut follower, total).await.map_err(FollowError::Fill)?;
-        let range = match (range, total) {
-            // RFC 9110 lets an empty range of an empty blob be ignored.
-            (Some(range), Some(total)) if total > 0 => Some(range.resolve(total).ok_or(FollowError::Range { total })?),
-            _ => None,
+        let read = |range| {
+            let reader = follower.clone().reader(range, method).ok_or(FollowError::Fill(FillError::Stopped))?;
+            Ok(Delivery::new(reader, spare))
         };
-        let reader = follower.reader(range, method).ok_or(FollowError::Fill(FillError::Stopped))?;
-        Ok(BlobReply { total, range, body: BlobBody::Cached(Delivery::new(reader, spare)) })
+        // Ranges of what may have any length cannot be resolved.
+        let ranges = if total.is_some() { ranges } else { &[] };
+        let total_or_none = total.unwrap_or_default();
+        let (part, body) = match asked(ranges, total_or_none).map_err(|total| FollowError::Range { total })? {
+            Asked::Whole => (Part::Whole, BlobBody::Cached(read(None)?)),
+            Asked::Range(range) => (Part::Range(range), BlobBody::Cached(read(Some(range))?)),
+            Asked::Several(parts) => {
+                let parts = parts.into_iter().map(|part| Ok((part, read(Some(part))?)));
+                (Part::Several, BlobBody::Parts(parts.collect::<std::result::Result<_, FollowError>>()?))
+            }
+        };
+        Ok(BlobReply { total, part, body })
     }
 
-    fn of_blob(&self, blob: &Blob, range: Option<RangeSpec>, method: Method, spare: Spare) -> Result<BlobReply> {
+    fn of_blob(&self, blob: &Blob, ranges: &[RangeSpec], method: Method, spare: &Arc<Spare>) -> Result<BlobReply> {
         let total = blob.len();
-        let range = match range.filter(|_| total > 0) {
-            Some(range) => Some(range.resolve(total).ok_or(Error::RangeNotSatisfiable { total })?),
-            None => None,
+        let read = |part| Delivery::new(self.cache.read(blob, part, method), spare);
+        let (part, body) = match asked(ranges, total).map_err(|total| Error::RangeNotSatisfiable { total })? {
+            Asked::Whole => (Part::Whole, BlobBody::Cached(read(ByteRange { start: 0, end: total }))),
+            Asked::Range(range) => (Part::Range(range), BlobBody::Cached(read(range))),
+            Asked::Several(parts) => {
+                (Part::Several, BlobBody::Parts(parts.into_iter().map(|part| (part, read(part))).collect()))
+            }
         };
-        let part = range.unwrap_or(ByteRange { start: 0, end: total });
-        let delivery = Delivery::new(self.cache.read(blob, part, method), spare);
-        Ok(BlobReply { total: Some(total), range, body: BlobBody::Cached(delivery) })
+        Ok(BlobReply { total: Some(total), part, body })
     }
 
-    /// The whole blob, past the cache. A range is ignored, as it may be.
+    /// The whole blob, past the cache. Ranges are ignored, as they may be.
     async fn pass_through(&self, source: &UpstreamBlob) -> Result<BlobReply> {
         let passthrough = source.pass_through().await?;
         self.counts.count(From::PassThrough);
-        Ok(BlobReply { total: passthrough.total(), range: None, body: BlobBody::Direct(Box::new(passthrough)) })
+        Ok(BlobReply { total: passthrough.total(), part: Part::Whole, body: BlobBody::Direct(Box::new(passthrough)) })
     }
+}
+
+/// What `ranges` ask for of content of `total` bytes; the error is `total`.
+fn asked(ranges: &[RangeSpec], total: u64) -> std::result::Result<Asked, u64> {
+    // RFC 9110 lets an empty range of an empty blob be ignored.
+    if ranges.is_empty() || total == 0 {
+        return Ok(Asked::Whole);
+    }
+    let parts = resolve_ranges(ranges, total);
+    match (ranges, &parts[..]) {
+        (_, []) => Err(total),
+        ([_], [part]) => Ok(Asked::Range(*part)),
+        // One part is told in the form that several were asked in.
+        _ => Ok(Asked::Several(parts)),
+    }
+}
+
+enum Asked {
+    Whole,
+    Range(ByteRange),
+    Several(Vec<ByteRange>),
 }
 
 /// All of a small blob is held back until it is verified: to wait for that

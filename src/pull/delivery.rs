@@ -47,10 +47,10 @@ enum From {
 }
 
 impl Delivery {
-    pub(super) fn new(reader: Reader, spare: Spare) -> Delivery {
+    pub(super) fn new(reader: Reader, spare: &Arc<Spare>) -> Delivery {
         let (position, remaining) = (reader.position(), reader.remaining());
         let end = remaining.map(|remaining| position + remaining);
-        Delivery::at(From::Cache(reader), position, end, Arc::new(spare))
+        Delivery::at(From::Cache(reader), position, end, Arc::clone(spare))
     }
 
     fn at(from: From, position: u64, end: Option<u64>, spare: Arc<Spare>) -> Delivery {

@@ -25,7 +25,7 @@ mod shares;
 mod tag;
 mod upstreams;
 
-pub use blob::{BlobBody, BlobHead, BlobQuestion, BlobReply};
+pub use blob::{BlobBody, BlobHead, BlobQuestion, BlobReply, Part};
 pub use counts::{BlobCounts, TagCounts};
 pub use delivery::Delivery;
 pub use error::{Error, Result};

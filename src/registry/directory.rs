@@ -224,7 +224,10 @@ impl Directory {
             // Once it is known which registry is meant, a first part is no more
             // than that, unless it says the same. An `ns` that nobody serves says
             // nothing: containerd sends one to whatever stands in for its host.
-            let ns = hint.ns.as_ref().filter(|ns| self.of_host(ns).next().is_some());
+            // Neither does docker.io for a name of three parts, which Docker Hub
+            // cannot have.
+            let may_have = |registry: &Arc<Registry>| !registry.serves_docker_hub() || name.components().count() <= 2;
+            let ns = hint.ns.as_ref().filter(|ns| self.of_host(ns).any(may_have));
             let is_asked = |registry: &Registry| ns.is_none_or(|ns| registry.serves(ns));
             if let Some(registry) = self.by_name(first).filter(|registry| is_asked(registry)) {
                 return self.relative(registry, &rest);
@@ -464,6 +467,8 @@ mod tests {
             ("", "my-example-ghcr/web", "", "", "My-Example-GHCR example-org/web"),
             ("", "docker-hub/alpine", "", "", "docker-hub library/alpine"),
             ("", "internal/app", "docker.io", "", "docker-hub internal/app ns"),
+            ("", "internal/library/app", "docker.io", "", "internal team/library/app"),
+            ("", "internal/v2/library/app", "docker.io", "", "internal team/library/app"),
             ("", "internal/app", "registry.internal:5000", "", "internal team/app"),
             // name and full image
             ("", "my-example-ghcr/ghcr.io/example-org/web", "", "", "My-Example-GHCR example-org/web"),

@@ -15,6 +15,7 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
+use super::activity::{Activity, Answer, Answering, HeaderGuard};
 use super::allowance::{Allowance, Allowed};
 use super::settings::{BodyMethod, ServerLimits};
 use super::stream::{PlainStream, StallGuard};
@@ -82,10 +83,14 @@ impl Shared {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
-            .header_read_timeout(self.limits.header_timeout)
+            // This one counts from the end of the request before; how long the
+            // header itself may take is the guard's.
+            .header_read_timeout(self.limits.keep_alive_timeout.max(self.limits.header_timeout))
             .max_headers(self.limits.max_headers)
             .max_header_size(self.limits.max_header_bytes);
-        let service = service_fn(|request| self.answer(request, &peer));
+        let activity = Activity::new(self.limits.header_timeout);
+        let stream = HeaderGuard::new(stream, activity.clone(), self.limits.header_timeout);
+        let service = service_fn(|request| self.answer(request, &peer, activity.begin()));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -109,15 +114,29 @@ impl Shared {
             .keep_alive_interval(std::time::Duration::from_secs(20));
         let (api, allowance) = (Arc::clone(&self.api), Allowance::new());
         let stream = Allowed::new(stream, allowance.clone());
+        let activity = Activity::new(self.limits.header_timeout);
+        let silence = activity.clone();
         let for_request = 2 * self.limits.max_header_bytes;
         let service = service_fn(move |request: Request<Incoming>| {
             allowance.grant(for_request);
-            let (api, peer) = (Arc::clone(&api), peer.clone());
-            async move { Ok::<_, Infallible>(api.handle(&request.into_parts().0, &peer).await) }
+            let (api, peer, answering) = (Arc::clone(&api), peer.clone(), activity.begin());
+            async move {
+                let answer = api.handle(&request.into_parts().0, &peer).await;
+                Ok::<_, Infallible>(answer.map(|body| Answer::new(body, answering)))
+            }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
+            () = silence.silence(self.limits.header_timeout, self.limits.keep_alive_timeout) => {
+                connection.as_mut().graceful_shutdown();
+                // A request that crosses the farewell is answered; a client that
+                // ignores it is not waited for.
+                tokio::select! {
+                    ended = connection => ended,
+                    () = silence.silence(self.limits.header_timeout, self.limits.header_timeout) => Ok(()),
+                }
+            }
             () = self.stopping.cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
@@ -132,7 +151,9 @@ impl Shared {
         &self,
         request: Request<Incoming>,
         peer: &Peer,
-    ) -> Result<http::Response<crate::api::Counted>, Infallible> {
-        Ok(self.api.handle(&request.into_parts().0, peer).await)
+        answering: Answering,
+    ) -> Result<http::Response<Answer<crate::api::Counted>>, Infallible> {
+        let answer = self.api.handle(&request.into_parts().0, peer).await;
+        Ok(answer.map(|body| Answer::new(body, answering)))
     }
 }

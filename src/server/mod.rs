@@ -1,5 +1,6 @@
 //! Connections: accepting, bounding, and moving bytes.
 
+mod activity;
 mod allowance;
 mod connection;
 mod listener;

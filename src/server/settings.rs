@@ -66,9 +66,11 @@ impl TlsSettings {
 /// Bounds on what clients may hold.
 #[derive(Debug, Clone)]
 pub struct ServerLimits {
-    /// Time for a request's whole header, and for a kept connection to bring
-    /// the next one.
+    /// Time for a request's whole header, from its first byte, and for a new
+    /// connection to bring one.
     pub header_timeout: Duration,
+    /// Time for a kept connection to begin its next request.
+    pub keep_alive_timeout: Duration,
     /// Header lines of a request.
     pub max_headers: usize,
     /// Bytes of a request's header.
@@ -93,8 +95,9 @@ impl Default for ServerLimits {
     fn default() -> Self {
         ServerLimits {
             header_timeout: Duration::from_secs(10),
+            keep_alive_timeout: Duration::from_secs(75),
             max_headers: 64,
-            max_header_bytes: 16 * 1024,
+            max_header_bytes: 64 * 1024,
             max_uri_bytes: 4 * 1024,
             tls_handshake_timeout: Duration::from_secs(10),
             write_stall_timeout: Duration::from_secs(60),
