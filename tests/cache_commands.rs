@@ -50,7 +50,7 @@ fn run(arguments: &[&str], environment: &[(&str, &str)]) -> Said {
 }
 
 fn cache(proxy: &Proxy, arguments: &[&str]) -> Said {
-    run(arguments, &[("TRANSSHIP_ADMIN_URL", &format!("http://{}", proxy.admin()))])
+    run(arguments, &[("TRANSSHIP_ADMIN_SOCKET", proxy.admin_socket().to_str().unwrap())])
 }
 
 fn pull(proxy: &Proxy, name: &str, digest: &str) {
@@ -271,28 +271,33 @@ fn the_configuration_pins_too() {
 fn the_admin_address_comes_from_option_variable_or_configuration() {
     let (_, proxy, _, _) = start();
     let url = format!("http://{}", proxy.admin());
-    run(&["du", "--admin", &url], &[("TRANSSHIP_ADMIN_URL", "http://127.0.0.1:1")]).says(&["2 blobs stored"]);
+    let (socket, token) = (proxy.admin_socket(), proxy.admin_token_file());
+    let (socket, token) = (socket.to_str().unwrap(), token.to_str().unwrap());
+    let environment = [("TRANSSHIP_ADMIN_URL", "http://127.0.0.1:1"), ("TRANSSHIP_ADMIN_TOKEN_FILE", token)];
+    run(&["du", "--admin", &url], &environment).says(&["2 blobs stored"]);
+    run(&["du", "--admin", &url, "--admin-token-file", token], &[]).says(&["2 blobs stored"]);
     let dir = tempfile::tempdir().unwrap();
     let config = dir.path().join("transship.toml");
     // Its secrets need not be here.
     let registry = "[[registry]]\nname = \"a\"\nkind = \"ghcr\"\npassword = { env = \"NOT_SET_HERE\" }\n";
-    std::fs::write(&config, format!("[admin]\nlisten = \"{}\"\n{registry}", proxy.admin())).unwrap();
+    std::fs::write(&config, format!("[admin]\nsocket = \"{socket}\"\n{registry}")).unwrap();
     let config = config.to_str().unwrap();
     run(&["du", "--config", config], &[]).says(&["2 blobs stored"]);
     run(&["du"], &[("TRANSSHIP_CONFIG", config)]).says(&["2 blobs stored"]);
     std::fs::write(config, "[admin]\nlisten = \"here\"\n").unwrap();
     let wrong = run(&["du", "--config", config], &[]);
     assert!(wrong.code == Some(1) && wrong.stderr.contains(":2:10: `listen`: `here` is no address"), "{wrong:?}");
-    for wrong in ["127.0.0.1:5001", "https://127.0.0.1:5001", "ftp://x"] {
+    for wrong in ["127.0.0.1:5001", "unix:/x", "ftp://x"] {
         assert_eq!(run(&["du", "--admin", wrong], &[]).code, Some(2), "{wrong}");
     }
-    let nobody = run(&["du", "--admin", "http://127.0.0.1:1"], &[]);
+    let nobody = run(&["du", "--admin", "http://127.0.0.1:1", "--admin-token-file", token], &[]);
     assert_eq!((nobody.code, nobody.stdout.as_str()), (Some(1), ""));
     for piece in ["no proxy can be reached at http://127.0.0.1:1/", "transship serve", "--admin URL"] {
         assert!(nobody.stderr.contains(piece), "{nobody:?}");
     }
-    let stranger = run(&["du", "--admin", &format!("http://{}", proxy.address())], &[]);
-    assert!(stranger.code == Some(1) && stranger.stderr.contains("is no admin listener"), "{stranger:?}");
+    let stranger = format!("http://{}", proxy.address());
+    let stranger = run(&["du", "--admin", &stranger, "--admin-token-file", token], &[]);
+    assert!(stranger.code == Some(1) && stranger.stderr.contains("does not know the admin token"), "{stranger:?}");
 }
 
 #[test]

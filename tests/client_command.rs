@@ -21,7 +21,7 @@ fn start() -> (Upstream, Proxy) {
 fn transship(proxy: &Proxy, arguments: &[&str]) -> Outcome {
     let dir = proxy.cache();
     let mut command = bounded(env!("CARGO_BIN_EXE_transship"), &dir);
-    command.args(arguments).arg("--admin").arg(format!("http://{}", proxy.admin()));
+    command.args(arguments).env("TRANSSHIP_ADMIN_SOCKET", proxy.admin_socket());
     Outcome::of(&mut command)
 }
 

@@ -5,6 +5,7 @@
 //! process harness and the real parts (registry, Docker, containerd, podman).
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
+mod administration;
 mod support;
 
 mod addresses;

@@ -167,7 +167,10 @@ fn a_registry_that_asks_for_a_certificate_is_shown_ours() {
         tls.path("client.crt"),
         tls.path("client.key")
     );
-    assert_eq!(plain(&tls.upstream, "", &identity).get("/v2/app/manifests/1").status, 200);
+    assert_eq!(
+        plain(&tls.upstream, "", &format!("access = \"anyone\"\n{identity}")).get("/v2/app/manifests/1").status,
+        200
+    );
     assert_eq!(plain(&tls.upstream, "", &ca).get("/v2/app/manifests/1").status, 502);
 }
 
@@ -185,7 +188,8 @@ fn where_a_registry_redirects_to_is_not_shown_its_certificate() {
         storage.path("client.key"),
         storage.upstream.origin(),
     );
-    let answer = plain(&upstream, "", &identity).get(&format!("/v2/app/blobs/{digest}"));
+    let answer =
+        plain(&upstream, "", &format!("access = \"anyone\"\n{identity}")).get(&format!("/v2/app/blobs/{digest}"));
     assert_eq!((answer.status, storage.upstream.requests().len()), (502, 0));
 }
 

@@ -248,7 +248,7 @@ fn c10_with_cut_on_revoke_a_grant_that_is_removed_ends_the_running_response() {
 fn revoke(proxy: &Proxy, args: &[&str]) -> Outcome {
     let home = tempfile::tempdir().unwrap();
     let mut command = bounded(env!("CARGO_BIN_EXE_transship"), home.path());
-    Outcome::of(command.arg("revoke").args(["--admin", &format!("http://{}", proxy.admin())]).args(args))
+    Outcome::of(command.arg("revoke").env("TRANSSHIP_ADMIN_SOCKET", proxy.admin_socket()).args(args))
 }
 
 #[test]

@@ -26,11 +26,10 @@ fn transship(dir: &std::path::Path, arguments: &[&str], stdin: &str) -> Outcome 
     Outcome { line, ok: output.status.success(), stdout: output.stdout, stderr }
 }
 
-/// A directory whose configuration's admin listener is at a port where nobody listens.
+/// A directory with a configuration of a proxy that does not run.
 fn alone() -> tempfile::TempDir {
     let dir = tempfile::tempdir().unwrap();
-    let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port();
-    std::fs::write(dir.path().join("t.toml"), format!("[admin]\nlisten = \"127.0.0.1:{port}\"\n")).unwrap();
+    std::fs::write(dir.path().join("t.toml"), "").unwrap();
     dir
 }
 
@@ -145,8 +144,13 @@ fn start() -> (Provider, Proxy) {
 }
 
 fn online(proxy: &Proxy, arguments: &[&str], stdin: &str) -> Outcome {
-    let admin = format!("http://{}", proxy.admin());
-    transship(&proxy.cache(), &[&["registry", "--admin", &admin], arguments].concat(), stdin)
+    let (admin, token) = (format!("http://{}", proxy.admin()), proxy.admin_token_file());
+    let token = token.to_str().unwrap();
+    transship(
+        &proxy.cache(),
+        &[&["registry", "--admin", &admin, "--admin-token-file", token], arguments].concat(),
+        stdin,
+    )
 }
 
 fn options(provider: &Provider) -> Vec<String> {
@@ -218,10 +222,15 @@ fn a_realm_that_is_not_trusted_is_named_with_the_key_that_trusts_it() {
 fn a_stored_registry_is_one_that_references_can_name() {
     let (provider, proxy) = start();
     add(&proxy, &provider, &[], SECRET).expect_ok();
-    let admin = format!("http://{}", proxy.admin());
+    let (admin, token) = (format!("http://{}", proxy.admin()), proxy.admin_token_file());
+    let token = token.to_str().unwrap();
     let image = format!("{}/team/app:1", provider.registry.address());
-    let printed =
-        transship(&proxy.cache(), &["ref", &image, "--registry", "My-Team", "--admin", &admin], "").expect_ok();
+    let printed = transship(
+        &proxy.cache(),
+        &["ref", &image, "--registry", "My-Team", "--admin", &admin, "--admin-token-file", token],
+        "",
+    )
+    .expect_ok();
     assert!(printed.text().ends_with("/my-team/team/app:1"), "{}", printed.text());
 }
 
@@ -246,8 +255,10 @@ fn a_name_is_free_text_and_its_address_is_proposed_or_chosen() {
     }
     // A credential is changed, and the registry removed, by either of them.
     let answered = || proxy.get("/v2/team-a/team/app/manifests/1").status;
-    let admin = format!("http://{}", proxy.admin());
-    let client = ["client", "--admin", &admin, "add", "ci", "--token", "--grant", "team-a/team/*"];
+    let (admin, token) = (format!("http://{}", proxy.admin()), proxy.admin_token_file());
+    let token = token.to_str().unwrap();
+    let client =
+        ["client", "--admin", &admin, "--admin-token-file", token, "add", "ci", "--token", "--grant", "team-a/team/*"];
     transship(&proxy.cache(), &client, "").expect_ok();
     online(&proxy, &["edit", "team-a", "--address", "team-b", "--no-test"], "").expect_ok();
     // Where clients are known, whoever is not is asked for a login.

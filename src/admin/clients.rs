@@ -1,15 +1,14 @@
 //! `/api/v1/clients`: who may pull. Secrets go one way: one that is made here
 //! is shown in the answer to its making, and never again.
 
-use std::net::SocketAddr;
-
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, Path, State};
+use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, put};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use zeroize::Zeroizing;
 
+use super::caller::Caller;
 use super::document::{ClientAdded, ClientEntry, Clients, NewClient, NewProof};
 use super::registries::asked;
 use super::{Admin, Failed, failure};
@@ -44,7 +43,7 @@ fn entry(client: &Client, configured: bool) -> ClientEntry {
 
 async fn add(
     State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     body: Result<Json<NewClient>, JsonRejection>,
 ) -> Result<(StatusCode, Json<ClientAdded>), Failed> {
@@ -57,7 +56,7 @@ async fn add(
     let made = tokio::task::spawn_blocking(move || make(name, new)).await;
     let (client, secret) = made.map_err(|_| failure(StatusCode::INTERNAL_SERVER_ERROR, "it failed"))??;
     let shown = entry(&client, false);
-    let replaced = asked(&admin, move |operator| operator.put_client(&client, replace, peer.ip())).await?;
+    let replaced = asked(&admin, move |operator| operator.put_client(&client, replace, &caller)).await?;
     let added = ClientAdded { client: shown, secret: secret.map(|secret| (*secret).clone()) };
     Ok((if replaced { StatusCode::OK } else { StatusCode::CREATED }, Json(added)))
 }
@@ -95,9 +94,9 @@ fn make(name: String, new: NewClient) -> Result<(Client, Option<Zeroizing<String
 
 async fn remove(
     State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Failed> {
-    asked(&admin, move |operator| operator.remove_client(&name, peer.ip())).await?;
+    asked(&admin, move |operator| operator.remove_client(&name, &caller)).await?;
     Ok(StatusCode::NO_CONTENT)
 }

@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use super::caller::Role;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
@@ -398,6 +399,39 @@ pub enum NewProof {
     Certificate(String),
     /// Where it comes from.
     Networks(Vec<String>),
+}
+
+/// A named token of the admin API.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminToken {
+    /// Its name, which the audit trail has.
+    pub name: String,
+    /// What it may do.
+    pub role: Role,
+    /// When it was made, as RFC 3339 has it.
+    pub created: String,
+}
+
+/// `GET /api/v1/admin-tokens`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdminTokens {
+    /// By name.
+    pub tokens: Vec<AdminToken>,
+}
+
+/// The body of `PUT /api/v1/admin-tokens/{name}`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewAdminToken {
+    /// What it is to open.
+    pub role: Role,
+}
+
+/// The answer to `PUT /api/v1/admin-tokens/{name}`; does not print.
+#[derive(Clone, Serialize, Deserialize)]
+pub struct AdminTokenAdded {
+    /// The token, shown this once.
+    pub token: String,
 }
 
 /// The answer to `PUT /api/v1/clients/{name}`; does not print.

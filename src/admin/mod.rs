@@ -1,6 +1,9 @@
-//! The admin listener: health, readiness, metrics, and an API for whoever
-//! looks after the proxy. Never on the data listener.
+//! Administration: health, readiness, metrics, and an API for whoever looks
+//! after the proxy. Never on the data listener.
 //!
+//! * `listener`: the socket and the addresses where that is
+//! * `entry`, `caller`, `tokens`, `token_routes`: who may use the API, and what
+//!   of it is written down
 //! * `guard`: keeps web pages out of the API
 //! * `cache`: what is stored
 //! * `limits`: what upstreams allow, and which are in trouble
@@ -14,19 +17,26 @@
 //! * `document`: the documents of the API
 
 mod cache;
+mod caller;
 mod clients;
 pub mod document;
+mod entry;
 mod guard;
 mod limits;
 mod links;
+mod listener;
 mod offline;
 mod operator;
 mod pins;
 mod readings;
 mod registries;
+mod settings;
+mod token_routes;
+pub mod tokens;
 mod trial;
 
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -34,20 +44,27 @@ use arc_swap::ArcSwap;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::IntoResponse;
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router, middleware};
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::warn;
 
+pub use self::caller::{Caller, Role};
+pub use self::entry::{ProofAnswer, ProofQuestion};
 pub use self::operator::{Operator, Refused, RegistryChange};
 pub use self::readings::Readings;
 pub use self::registries::form_change;
+pub use self::settings::AdminSettings;
 pub use self::trial::try_registry;
 
 use self::document::Failure;
+use self::entry::Entry;
+use self::listener::{Service, Socket};
+use self::tokens::Tokens;
 use crate::pull::Puller;
 use crate::registry::Directory;
+use crate::server::{Tls, TlsError};
 use crate::telemetry::{Audit, Metrics};
 
 /// What the admin listener tells of.
@@ -58,7 +75,74 @@ pub struct Admin {
     directory: Arc<ArcSwap<Directory>>,
     operator: Arc<dyn Operator>,
     audit: Arc<Audit>,
+    tokens: Arc<Tokens>,
     ready: Arc<AtomicBool>,
+}
+
+/// Where administration listens, before it serves.
+pub struct Listeners {
+    socket: Option<Socket>,
+    tcp: TcpListener,
+    tls: Option<Arc<Tls>>,
+    metrics: Option<TcpListener>,
+}
+
+/// Why it cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ListenError {
+    /// An address cannot be had.
+    #[error("cannot listen on {address} for administration: {cause}")]
+    Address {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The socket cannot be made.
+    #[error("the admin socket {} cannot be made: {cause}", path.display())]
+    Socket {
+        /// Its path.
+        path: PathBuf,
+        /// The system's reason.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// The certificate cannot be used.
+    #[error("[admin.tls]: {0}")]
+    Tls(#[from] TlsError),
+}
+
+impl Listeners {
+    /// Listens where `settings` say.
+    ///
+    /// # Errors
+    /// When an address cannot be had, or a socket that somebody named.
+    pub async fn open(settings: &AdminSettings) -> Result<Listeners, ListenError> {
+        let bind =
+            async |address| TcpListener::bind(address).await.map_err(|cause| ListenError::Address { address, cause });
+        let socket = match Socket::bind(&settings.socket) {
+            Ok(socket) => Some(socket),
+            Err(cause) if settings.socket_is_given => {
+                return Err(ListenError::Socket { path: settings.socket.clone(), cause });
+            }
+            Err(error) => {
+                warn!(path = %settings.socket.display(), %error, "there is no admin socket: commands need a token");
+                None
+            }
+        };
+        let metrics = match settings.metrics {
+            Some(address) => Some(bind(address).await?),
+            None => None,
+        };
+        let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
+        Ok(Listeners { socket, tcp: bind(settings.listen).await?, tls, metrics })
+    }
+
+    /// Where the API is over TCP.
+    pub fn address(&self) -> Option<SocketAddr> {
+        self.tcp.local_addr().ok()
+    }
 }
 
 /// Seconds since 1970 as RFC 3339 has them, in UTC.
@@ -91,8 +175,9 @@ impl Admin {
         directory: Arc<ArcSwap<Directory>>,
         operator: Arc<dyn Operator>,
         audit: Arc<Audit>,
+        tokens: Arc<Tokens>,
     ) -> Admin {
-        Admin { metrics, puller, directory, operator, audit, ready: Arc::new(AtomicBool::new(false)) }
+        Admin { metrics, puller, directory, operator, audit, tokens, ready: Arc::new(AtomicBool::new(false)) }
     }
 
     /// Says whether new requests should come here: not before the data
@@ -101,20 +186,39 @@ impl Admin {
         self.ready.store(ready, Ordering::Release);
     }
 
-    /// Serves on `listener` until `stopping`.
-    pub async fn serve(self, listener: TcpListener, stopping: CancellationToken) {
-        if let Ok(address) = listener.local_addr() {
-            info!(listener = "admin", %address, "listening");
-        }
-        let router = self.router();
-        let served = axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>())
-            .with_graceful_shutdown(stopping.cancelled_owned());
-        if let Err(error) = served.await {
-            warn!(%error, "the admin listener ended");
-        }
+    /// Serves on `listeners` until `stopping`.
+    pub async fn serve(self, listeners: Listeners, stopping: CancellationToken) {
+        let Listeners { socket, tcp, tls, metrics } = listeners;
+        let (seen, all) = (self.clone().seen_by_all().with_state(self.clone()), self.router());
+        let renewed = async {
+            if let Some(tls) = tls.clone() {
+                tls.keep_current(stopping.clone()).await;
+            }
+        };
+        let at_socket = async {
+            if let Some(socket) = socket {
+                Service::new(all.clone(), stopping.clone()).socket(socket).await;
+            }
+        };
+        let at_metrics = async {
+            if let Some(listener) = metrics {
+                Service::new(seen, stopping.clone()).tcp(listener, "metrics", None).await;
+            }
+        };
+        let at_address = Service::new(all.clone(), stopping.clone()).tcp(tcp, "admin", tls.clone());
+        tokio::join!(renewed, at_socket, at_metrics, at_address);
+    }
+
+    /// What needs no login.
+    fn seen_by_all(self) -> Router<Admin> {
+        Router::new()
+            .route("/healthz", get(|| async { "ok\n" }))
+            .route("/readyz", get(readiness))
+            .route("/metrics", get(metrics))
     }
 
     fn router(self) -> Router {
+        let entry = Entry { tokens: Arc::clone(&self.tokens), audit: Arc::clone(&self.audit) };
         let v1 = Router::new()
             .merge(cache::routes())
             .merge(clients::routes())
@@ -123,28 +227,20 @@ impl Admin {
             .merge(offline::routes())
             .merge(pins::routes())
             .merge(registries::routes())
+            .merge(token_routes::routes())
             .merge(trial::routes())
             .method_not_allowed_fallback(|| async {
                 failure(StatusCode::METHOD_NOT_ALLOWED, "this path has no such method")
-            });
+            })
+            .fallback(|| async { failure(StatusCode::NOT_FOUND, "the admin API has no such path") })
+            .layer(middleware::from_fn_with_state(entry, entry::admit))
+            // Before its token is sent.
+            .route("/proof", post(entry::prove));
         let api = Router::new()
             .nest("/v1", v1)
             .fallback(|| async { failure(StatusCode::NOT_FOUND, "the admin API has no such path") })
             .layer(middleware::from_fn(guard::guard));
-        Router::new()
-            .route("/healthz", get(|| async { "ok\n" }))
-            .route("/readyz", get(readiness))
-            .route("/metrics", get(metrics))
-            .nest("/api", api)
-            .with_state(self)
-    }
-
-    /// Listens on `address`.
-    ///
-    /// # Errors
-    /// When the address cannot be had.
-    pub async fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
-        TcpListener::bind(address).await
+        self.clone().seen_by_all().nest("/api", api).with_state(self)
     }
 }
 

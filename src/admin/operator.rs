@@ -1,9 +1,9 @@
 //! What the API can change of a running proxy. Behind it is the wiring, which
 //! knows the configuration; the API does not.
 
-use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::caller::Caller;
 use super::document::{RegistryEntry, Reloaded, RetiredEntry};
 use crate::access::Client;
 use crate::registry::{Registry, Secret};
@@ -49,24 +49,24 @@ pub trait Operator: Send + Sync {
     /// When it is not there.
     fn registry(&self, name: &str) -> Result<RegistryEntry, Refused>;
 
-    /// Adds one; in force and durable when it returns. `by` is where the
-    /// operator is.
+    /// Adds one; in force and durable when it returns. `by` is who
+    /// asked for it.
     ///
     /// # Errors
     /// As [`Refused`] says.
-    fn add_registry(&self, change: RegistryChange, by: IpAddr) -> Result<RegistryEntry, Refused>;
+    fn add_registry(&self, change: RegistryChange, by: &Caller) -> Result<RegistryEntry, Refused>;
 
     /// Changes one; in force and durable when it returns.
     ///
     /// # Errors
     /// As [`Refused`] says.
-    fn replace_registry(&self, name: &str, change: RegistryChange, by: IpAddr) -> Result<RegistryEntry, Refused>;
+    fn replace_registry(&self, name: &str, change: RegistryChange, by: &Caller) -> Result<RegistryEntry, Refused>;
 
     /// Removes one; gone for good when it returns.
     ///
     /// # Errors
     /// As [`Refused`] says.
-    fn remove_registry(&self, name: &str, by: IpAddr) -> Result<(), Refused>;
+    fn remove_registry(&self, name: &str, by: &Caller) -> Result<(), Refused>;
 
     /// The registry that `change` would make, of `name` where it is one of
     /// those in force; nothing is changed.
@@ -83,13 +83,13 @@ pub trait Operator: Send + Sync {
     ///
     /// # Errors
     /// As [`Refused`] says.
-    fn put_client(&self, client: &Client, replace: bool, by: IpAddr) -> Result<bool, Refused>;
+    fn put_client(&self, client: &Client, replace: bool, by: &Caller) -> Result<bool, Refused>;
 
     /// Removes a client: its next request is a stranger's.
     ///
     /// # Errors
     /// As [`Refused`] says.
-    fn remove_client(&self, name: &str, by: IpAddr) -> Result<(), Refused>;
+    fn remove_client(&self, name: &str, by: &Caller) -> Result<(), Refused>;
 
     /// Reads the configuration file anew.
     ///

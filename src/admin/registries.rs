@@ -1,14 +1,14 @@
 //! `/api/v1/registries`: what is asked, and with what. Secrets go one way.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 
 use axum::extract::rejection::JsonRejection;
-use axum::extract::{ConnectInfo, DefaultBodyLimit, Path, State};
+use axum::extract::{DefaultBodyLimit, Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 
+use super::caller::Caller;
 use super::document::{Registries, RegistryEntry, RegistryForm, Reloaded};
 use super::operator::{Operator, Refused, RegistryChange};
 use super::{Admin, Failed, failure};
@@ -37,30 +37,30 @@ async fn show(State(admin): State<Admin>, Path(name): Path<String>) -> Result<Js
 
 async fn add(
     State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(caller): Extension<Caller>,
     form: Result<Json<RegistryForm>, JsonRejection>,
 ) -> Result<(StatusCode, Json<RegistryEntry>), Failed> {
     let change = change(form)?;
-    let added = asked(&admin, move |operator| operator.add_registry(change, peer.ip())).await?;
+    let added = asked(&admin, move |operator| operator.add_registry(change, &caller)).await?;
     Ok((StatusCode::CREATED, Json(added)))
 }
 
 async fn replace(
     State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
     form: Result<Json<RegistryForm>, JsonRejection>,
 ) -> Result<Json<RegistryEntry>, Failed> {
     let change = change(form)?;
-    asked(&admin, move |operator| operator.replace_registry(&name, change, peer.ip())).await.map(Json)
+    asked(&admin, move |operator| operator.replace_registry(&name, change, &caller)).await.map(Json)
 }
 
 async fn remove(
     State(admin): State<Admin>,
-    ConnectInfo(peer): ConnectInfo<SocketAddr>,
+    Extension(caller): Extension<Caller>,
     Path(name): Path<String>,
 ) -> Result<StatusCode, Failed> {
-    asked(&admin, move |operator| operator.remove_registry(&name, peer.ip())).await?;
+    asked(&admin, move |operator| operator.remove_registry(&name, &caller)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

@@ -289,6 +289,7 @@ impl Api {
                         peer: peer.address,
                         registry: Some(registry.name.display()),
                         repository: Some(repository.as_str()),
+                        ..Event::default()
                     });
                 }
                 Err(Box::new(self.refusal(Some(name), host.as_ref(), identity)))

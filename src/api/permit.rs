@@ -41,6 +41,7 @@ impl Permit {
                 peer: *peer,
                 registry: Some(registry.map_or(&self.registry, |registry| registry.name.display())),
                 repository: Some(repository.as_str()),
+                ..Event::default()
             });
         }
         holds

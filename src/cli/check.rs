@@ -6,6 +6,7 @@ use std::process::ExitCode;
 use comfy_table::{ContentArrangement, Table, presets};
 
 use super::{Outcome, Output};
+use crate::access::{Client, Proof};
 use crate::config::Settings;
 use crate::registry::{AccessMode, Directory, Registry};
 
@@ -58,7 +59,15 @@ fn table(settings: &Settings) {
     }
     println!("{table}");
     let listen: Vec<String> = settings.server.listen.iter().map(ToString::to_string).collect();
-    println!("pulls on {}, administration on {}", listen.join(", "), settings.server.admin_listen);
+    println!(
+        "pulls on {}, administration on {} and at {}",
+        listen.join(", "),
+        settings.admin.listen,
+        settings.admin.socket.display()
+    );
+    if let Some(note) = in_clear(settings) {
+        println!("note: {note}");
+    }
     for registry in settings.registries.iter().filter(|registry| registry.access == AccessMode::Grants) {
         let granted = settings
             .clients
@@ -77,6 +86,20 @@ fn table(settings: &Settings) {
     }
     println!("{}", docker_hub(&directory));
     println!("the configuration is valid");
+}
+
+/// What is to be said of secrets of clients that go over a network in clear.
+pub(super) fn in_clear(settings: &Settings) -> Option<String> {
+    let shows_secret = |client: &&Client| matches!(client.proof, Proof::Password { .. } | Proof::Token { .. });
+    let client = settings.clients.iter().find(shows_secret)?;
+    if settings.server.tls.is_some() || !settings.server.is_beyond_loopback() {
+        return None;
+    }
+    Some(format!(
+        "clients as `{}` show passwords and tokens to a listener beyond loopback without TLS, so they go over the \
+         network in clear: give it a certificate with [server.tls], unless something in front of it encrypts",
+        client.name
+    ))
 }
 
 /// Which namespaces of the default registry cannot be pulled by their name,
@@ -128,7 +151,7 @@ fn json(settings: &Settings) {
     let listen: Vec<String> = settings.server.listen.iter().map(ToString::to_string).collect();
     let document = serde_json::json!({
         "listen": listen,
-        "admin": settings.server.admin_listen.to_string(),
+        "admin": settings.admin.listen.to_string(),
         "public_url": settings.public_url.as_str(),
         "docker_hub": Directory::new(settings.registries.clone()).of_docker_hub().map(|registry| registry.name.slug()),
         "registries": registries,

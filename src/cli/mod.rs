@@ -2,6 +2,7 @@
 //! arguments, asks the library, and says what came of it.
 
 mod admin_client;
+mod admin_token;
 mod cache;
 mod check;
 mod client;
@@ -56,6 +57,8 @@ enum Command {
     Registry(Box<registry::Args>),
     /// Say who may pull through a running proxy, and what
     Client(client::Args),
+    /// Say who may use the admin API over the network, and what
+    AdminToken(admin_token::Args),
     /// Ask upstream again before cached content of a registry is served
     ///
     /// Forgets what upstream was seen to allow the registry's credential, for
@@ -90,6 +93,7 @@ impl Cli {
             Command::Rewrite(args) => rewrite::run(&args),
             Command::Registry(args) => registry::run(&args),
             Command::Client(args) => client::run(&args),
+            Command::AdminToken(args) => admin_token::run(&args),
             Command::Revoke(args) => revoke::run(&args),
         };
         outcome.unwrap_or_else(|report| {

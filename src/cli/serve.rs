@@ -5,10 +5,11 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tracing::info;
+use tracing::{info, warn};
 
 use super::Outcome;
 use crate::config::{Configuration, Settings};
+use crate::kernel;
 use crate::proxy::Proxy;
 use crate::telemetry;
 
@@ -24,6 +25,8 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
+    // Whatever is made from here on is this user's alone.
+    kernel::keep_files_private();
     let (configuration, settings) = super::configuration(args.config.as_deref())?;
     telemetry::start(&settings.log).map_err(|error| miette::miette!("{error}"))?;
     let runtime = super::runtime()?;
@@ -34,6 +37,9 @@ pub(super) fn run(args: &Args) -> Outcome {
 }
 
 async fn serve(settings: Settings, configuration: Configuration) -> Outcome {
+    if let Some(note) = super::check::in_clear(&settings) {
+        warn!("{note}");
+    }
     for registry in &settings.registries {
         info!(
             registry = %registry.name,

@@ -12,8 +12,9 @@ use super::problem::{ConfigErrors, Place, Problems, nearest};
 use super::registry::Parsed;
 use super::secret::Sources;
 use super::section::{Environment, Found, Section};
-use super::{Addresses, Settings, client, outbound, registries, registry, store, units};
+use super::{Addresses, Settings, admin, client, outbound, registries, registry, store, units};
 use crate::access::{Client, ForeignCredentials, GateSettings, LoginLimits};
+use crate::admin::AdminSettings;
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
 use crate::cache::{CacheSettings, Durability, MinFree, Segments};
@@ -48,10 +49,13 @@ pub(super) fn settings(
     parse(file, environment, contents, read)
 }
 
-/// Where the admin listener is; nothing else is looked at, for whoever asks may
-/// not have the secrets that the rest names.
-pub(super) fn admin_listen(file: Source<'_>, environment: &Environment) -> Result<SocketAddr, ConfigErrors> {
-    parse(file, environment, &Contents::default(), |input| Some(read_admin(&input.table("admin"))))
+/// Where the proxy is administered; nothing else is looked at, for whoever asks
+/// may not have the secrets that the rest names.
+pub(super) fn administration(file: Source<'_>, environment: &Environment) -> Result<AdminSettings, ConfigErrors> {
+    parse(file, environment, &Contents::default(), |input| {
+        let store = store::read(input.table("store"));
+        Some(admin::read(input.table("admin"), input.table("metrics"), &store).settings)
+    })
 }
 
 /// Where the store is and what it is sealed with.
@@ -141,9 +145,9 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let problems = input.problems;
     let root = input.root();
     let table = |key: &'static str| input.table_of(&root, key);
-    let (server, admin, cache, limits, log) =
-        (table("server"), table("admin"), table("cache"), table("limits"), table("log"));
+    let (server, cache, limits, log) = (table("server"), table("cache"), table("limits"), table("log"));
     let store = store::read(table("store"));
+    let admin::Read { settings: admin, places } = admin::read(table("admin"), table("metrics"), &store);
     let sources = Sources { environment: input.environment, stored: None, withheld: false };
     let way = outbound::common(table("upstream"), &limits, &sources);
     let (registry_sections, client_sections) = (root.tables("registry"), root.tables("client"));
@@ -163,7 +167,7 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let cache = read_cache(cache, &limits);
     let gate = read_gate(&server, &limits);
     let public_url_is_given = server.has("public_url") || server.text("public_url").is_some();
-    let (server, public_url, expose_private) = read_server(server, admin, limits);
+    let (server, public_url, expose_private) = read_server(server, &places, limits);
     let log = read_log(log);
 
     let mut names = Vec::new();
@@ -171,11 +175,13 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     let pins = check_pins(pins.unwrap_or_default(), &names, problems);
     let certificates = server.tls.as_ref().is_some_and(|tls| tls.client_ca.is_some());
     let clients = read_clients(client_sections.into_iter().chain(input.stored("client")), &names, certificates);
-    if !expose_private && server.listen.iter().chain(&server.mirror_listen).any(|address| !address.ip().is_loopback()) {
+    if !expose_private && server.is_beyond_loopback() {
         check_exposure(&registries);
     }
     Some(Settings {
+        expose_private,
         server,
+        admin,
         public_url: public_url?,
         public_url_is_given,
         cache,
@@ -189,12 +195,8 @@ fn read(input: &Input<'_>) -> Option<Settings> {
     })
 }
 
-fn address(text: &str) -> Result<SocketAddr, String> {
+pub(super) fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| format!("`{text}` is no address; write it as `127.0.0.1:5000` or `[::]:5000`"))
-}
-
-fn read_admin(admin: &Section<'_>) -> SocketAddr {
-    admin.read("listen", address).unwrap_or_else(|| SocketAddr::from(([127, 0, 0, 1], 5001)))
 }
 
 fn read_listen(server: &Section<'_>) -> Vec<SocketAddr> {
@@ -241,17 +243,17 @@ fn read_public_url(server: &Section<'_>, listen: &[SocketAddr], tls: bool) -> Op
 
 fn read_server(
     server: Section<'_>,
-    admin: Section<'_>,
+    apart: &[(SocketAddr, Place)],
     limits: Section<'_>,
 ) -> (ServerSettings, Option<url::Url>, bool) {
     let problems = server.problems;
     let listen = read_listen(&server);
-    let admin_listen = read_admin(&admin);
-    if admin_listen.port() != 0 && listen.contains(&admin_listen) {
-        let message = format!("clients pull at {admin_listen} already: administration needs an address of its own");
-        problems.add(&admin.place_of("listen"), message, None);
+    for (address, place) in apart.iter().filter(|(address, _)| address.port() != 0 && listen.contains(address)) {
+        let message = format!("clients pull at {address} already: administration needs an address of its own");
+        problems.add(place, message, None);
     }
-    let mirror_listen = read_mirror_listen(&server, &[&listen[..], &[admin_listen]].concat());
+    let apart: Vec<_> = apart.iter().map(|(address, _)| *address).collect();
+    let mirror_listen = read_mirror_listen(&server, &[&listen[..], &apart[..]].concat());
     let ping = server.read("ping", |text| match text {
         "auto" => Ok(PingMode::Auto),
         "open" => Ok(PingMode::Open),
@@ -265,7 +267,7 @@ fn read_server(
         "read" => Ok(BodyMethod::Read),
         _ => Err("it is \"auto\", \"splice\", \"mmap\" or \"read\"".to_owned()),
     });
-    let tls = server.table("tls", "[server.tls]").and_then(read_tls);
+    let tls = server.table("tls", "[server.tls]").and_then(|section| read_tls(section, "[server.tls]"));
     let public_url = read_public_url(&server, &listen, tls.is_some());
     let expose_private = server.flag("expose_private").is_some_and(|flag| flag.value);
     let default = ServerLimits::default();
@@ -295,11 +297,11 @@ fn read_server(
         "revalidate_timeout",
         "outage_patience",
     ]);
-    for section in [server, admin, limits] {
+    for section in [server, limits] {
         section.finish(|_| None);
     }
     let (body, ping) = (body.unwrap_or_default(), ping.unwrap_or_default());
-    let settings = ServerSettings { listen, mirror_listen, admin_listen, tls, body, ping, limits: read };
+    let settings = ServerSettings { listen, mirror_listen, tls, body, ping, limits: read };
     (settings, public_url, expose_private)
 }
 
@@ -324,7 +326,7 @@ fn read_gate(server: &Section<'_>, limits: &Section<'_>) -> GateSettings {
     }
 }
 
-fn read_tls(section: Section<'_>) -> Option<TlsSettings> {
+pub(super) fn read_tls(section: Section<'_>, label: &str) -> Option<TlsSettings> {
     let readable = |text: &str| match std::fs::metadata(text) {
         Ok(metadata) if metadata.is_file() => Ok(PathBuf::from(text)),
         Ok(_) => Err(format!("{text} is no file")),
@@ -334,14 +336,14 @@ fn read_tls(section: Section<'_>) -> Option<TlsSettings> {
     let (problems, place) = (section.problems, section.place.clone());
     for name in ["certificate", "key"] {
         if !section.has(name) {
-            problems.add(&place, format!("[server.tls] needs a `{name}`"), "name a PEM file".to_owned());
+            problems.add(&place, format!("{label} needs a `{name}`"), "name a PEM file".to_owned());
         }
     }
     let client_ca = section.read("client_ca", readable);
     section.finish(|_| None);
     let settings = TlsSettings { certificate: certificate?, key: key?, client_ca };
     if let Err(error) = settings.check() {
-        problems.add(&place, format!("[server.tls]: {error}"), None);
+        problems.add(&place, format!("{label}: {error}"), None);
     }
     Some(settings)
 }
@@ -436,7 +438,9 @@ fn check_pins(pins: Vec<Found<ImageName>>, registries: &[RegistryName], problems
 fn check_exposure(registries: &[Parsed<'_>]) {
     for parsed in registries {
         let registry = &parsed.registry;
-        if registry.access == AccessMode::Anyone && !registry.credential.is_anonymous() {
+        if registry.access == AccessMode::Anyone
+            && (parsed.way.shows_certificate() || !registry.credential.is_anonymous())
+        {
             parsed.problems.add(
                 &parsed.access_place,
                 format!(

@@ -5,6 +5,7 @@
 //! shows. No message shows a secret. Relative paths are relative to the
 //! working directory.
 
+mod admin;
 mod client;
 mod configuration;
 mod excerpt;
@@ -24,11 +25,11 @@ pub use problem::{ConfigErrors, Problem};
 pub use stored::{Changed, Refusal, Secrets};
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
 use crate::access::{Client, GateSettings};
+use crate::admin::AdminSettings;
 use crate::cache::CacheSettings;
 use crate::pull::{Freshness, ImageName};
 use crate::registry::Registry;
@@ -39,6 +40,10 @@ use crate::telemetry::LogSettings;
 /// Everything a proxy needs to know.
 #[derive(Debug)]
 pub struct Settings {
+    /// Credentials may be open to everybody who reaches the listeners.
+    pub expose_private: bool,
+    /// Where the proxy is administered.
+    pub admin: AdminSettings,
     /// Listeners and their bounds.
     pub server: ServerSettings,
     /// How clients reach the proxy.
@@ -89,14 +94,14 @@ impl Addresses {
 }
 
 impl Settings {
-    /// Where the admin listener of `file`, or of the defaults, is. The rest of
+    /// Where the proxy of `file`, or of the defaults, is administered. The rest of
     /// the file need not be sound here: its secrets may be elsewhere.
     ///
     /// # Errors
     /// The mistakes about it, each with its place.
-    pub fn admin_listen(file: Option<&Path>) -> Result<SocketAddr, ConfigErrors> {
+    pub fn administration(file: Option<&Path>) -> Result<AdminSettings, ConfigErrors> {
         let text = configuration::read(file)?;
-        load::admin_listen(text.as_source(), &environment())
+        load::administration(text.as_source(), &environment())
     }
 
     /// Reads configuration text, and nothing that is stored; `name` is what its file is called in messages.

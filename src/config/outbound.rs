@@ -23,6 +23,11 @@ pub(super) struct Own {
 }
 
 impl Own {
+    /// Whether the registry is shown a certificate.
+    pub(super) fn shows_certificate(&self) -> bool {
+        self.outbound.identity.is_some()
+    }
+
     /// Puts what holds for all registries under what this one says.
     pub(super) fn over(self, common: &Outbound) -> Outbound {
         let proxy = if self.about_proxy { self.outbound.proxy } else { common.proxy.clone() };

@@ -171,6 +171,7 @@ pub(super) fn read<'a>(
     let url_place = section.place_of("url");
     let endpoint_place = section.place_of("sign_in_endpoint");
     let quota = section.read("quota", units::size);
+    let shows_certificate = section.has("client_certificate");
     let way = outbound::own(&section, sources, &owner);
     section.also_knows(COMMON.iter().copied());
     section.finish(|key| explain_field(kind, key));
@@ -188,7 +189,7 @@ pub(super) fn read<'a>(
     if let Some(endpoint) = connection.credential.endpoint() {
         check(endpoint, &endpoint_place);
     }
-    let access = access.unwrap_or(match connection.credential.is_anonymous() {
+    let access = access.unwrap_or(match connection.credential.is_anonymous() && !shows_certificate {
         true => AccessMode::Anyone,
         false => AccessMode::Grants,
     });

@@ -2,6 +2,11 @@
 
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
+/// Files and directories that this process makes are nobody else's to read.
+pub fn keep_files_private() {
+    rustix::process::umask(rustix::fs::Mode::from_bits_truncate(0o077));
+}
+
 /// From now on a crash writes no memory to disk, and no other process of the
 /// same user can read it (`/proc/<pid>/mem`, `environ`, a debugger).
 ///

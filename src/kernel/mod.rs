@@ -15,5 +15,5 @@ pub use file::{
 };
 pub use identity::FileIdentity;
 pub use mapping::{Mapping, Mappings, Spare, Windows};
-pub use memory::keep_memory_private;
+pub use memory::{keep_files_private, keep_memory_private};
 pub use pipe::{Pipe, PipePool};

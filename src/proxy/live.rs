@@ -12,7 +12,7 @@ use tracing::{info, warn};
 use super::names::Names;
 use crate::access::{Client, ClientRecord, Gate, ProofRecord};
 use crate::admin::document::{RegistryEntry, Reloaded, RetiredEntry, SecretEntry};
-use crate::admin::{Operator, Refused, RegistryChange};
+use crate::admin::{Caller, Operator, Refused, RegistryChange};
 use crate::config::{ChangeError, ConfigErrors, Configuration, Refusal, Settings};
 use crate::pull::Puller;
 use crate::registry::{AccessMode, Directory, Registry, RetiredName};
@@ -37,12 +37,16 @@ pub(super) struct Running {
     pub(super) gate: Arc<Gate>,
     pub(super) audit: Arc<Audit>,
     pub(super) names: Mutex<Names>,
+    /// The listeners, which a reload does not move, can be reached from other
+    /// machines.
+    pub(super) is_beyond_loopback: bool,
 }
 
 /// What a change of takes a restart, by what it is called.
 pub(super) fn fixed(settings: &Settings) -> Vec<(&'static str, String)> {
     vec![
         ("[server]", format!("{:?} {}", settings.server, settings.public_url)),
+        ("[admin] or [metrics]", format!("{:?}", settings.admin)),
         ("[cache]", format!("{:?} {:?}", settings.cache, settings.freshness)),
         ("pin", format!("{:?}", settings.pins)),
         ("[limits] of logins", format!("{:?}", settings.gate)),
@@ -67,9 +71,23 @@ impl Live {
 
     /// Puts registries and clients in force.
     fn apply(&self, settings: Settings) -> Result<(), Refused> {
-        let Settings { registries, clients, .. } = settings;
+        let Settings { registries, clients, expose_private, .. } = settings;
         let mut retired = Vec::new();
-        if let Some(Running { puller, gate, names, .. }) = &self.running {
+        if let Some(Running { puller, gate, names, is_beyond_loopback, .. }) = &self.running {
+            // What the file says of the listeners counts after a restart.
+            let is_exposed =
+                |registry: &&Arc<Registry>| registry.access == AccessMode::Anyone && registry.is_known_upstream();
+            if *is_beyond_loopback
+                && !expose_private
+                && let Some(exposed) = registries.iter().find(is_exposed)
+            {
+                return Err(Refused::Unsound(format!(
+                    "registry `{}` has a credential and would be open to anyone, and the listener that runs is not on \
+                     loopback: use `access = \"grants\"`, write `expose_private = true` in [server], or restart with \
+                     `listen` on loopback",
+                    exposed.name
+                )));
+            }
             let replaced = puller.replace_registries(&registries);
             replaced.map_err(|(registry, cause)| Refused::Unsound(format!("registry `{registry}`: {cause}")))?;
             gate.replace(clients);
@@ -121,13 +139,27 @@ impl Live {
         self.directory.load().called(name).map_or_else(|| name.to_owned(), |found| found.name.display().to_owned())
     }
 
-    fn note_client(&self, event: &'static str, client: &str, by: std::net::IpAddr) {
-        let event = Event { event, outcome: "success", peer: Some(by), principal: Some(client), ..Event::default() };
+    fn note_client(&self, event: &'static str, client: &str, by: &Caller) {
+        let event = Event {
+            event,
+            outcome: "success",
+            by: Some(&by.name),
+            peer: by.address,
+            principal: Some(client),
+            ..Event::default()
+        };
         self.audit(&event);
     }
 
-    fn note(&self, event: &'static str, registry: &str, by: std::net::IpAddr) {
-        let event = Event { event, outcome: "success", peer: Some(by), registry: Some(registry), ..Event::default() };
+    fn note(&self, event: &'static str, registry: &str, by: &Caller) {
+        let event = Event {
+            event,
+            outcome: "success",
+            by: Some(&by.name),
+            peer: by.address,
+            registry: Some(registry),
+            ..Event::default()
+        };
         self.audit(&event);
     }
 
@@ -205,7 +237,7 @@ impl Operator for Live {
         self.found(guard.as_ref().ok_or_else(no_configuration)?, name)
     }
 
-    fn add_registry(&self, change: RegistryChange, by: std::net::IpAddr) -> Result<RegistryEntry, Refused> {
+    fn add_registry(&self, change: RegistryChange, by: &Caller) -> Result<RegistryEntry, Refused> {
         let mut guard = self.lock();
         let configuration = guard.as_mut().ok_or_else(no_configuration)?;
         let keys = change.keys.ok_or_else(|| Refused::Unsound("`settings` are missing".to_owned()))?;
@@ -216,12 +248,7 @@ impl Operator for Live {
         self.found(configuration, &name)
     }
 
-    fn replace_registry(
-        &self,
-        name: &str,
-        change: RegistryChange,
-        by: std::net::IpAddr,
-    ) -> Result<RegistryEntry, Refused> {
+    fn replace_registry(&self, name: &str, change: RegistryChange, by: &Caller) -> Result<RegistryEntry, Refused> {
         let mut guard = self.lock();
         let configuration = guard.as_mut().ok_or_else(no_configuration)?;
         let new = change.keys.as_ref().and_then(|keys| keys.get("name")?.as_str().map(str::to_owned));
@@ -238,7 +265,7 @@ impl Operator for Live {
         self.found(configuration, name)
     }
 
-    fn remove_registry(&self, name: &str, by: std::net::IpAddr) -> Result<(), Refused> {
+    fn remove_registry(&self, name: &str, by: &Caller) -> Result<(), Refused> {
         let mut guard = self.lock();
         let configuration = guard.as_mut().ok_or_else(no_configuration)?;
         let ((), settings) = configuration.remove_registry(&self.display_of(name)).map_err(refused)?;
@@ -262,7 +289,7 @@ impl Operator for Live {
         all.into_iter().map(|client| (Client::clone(&client), !is_stored(&client.name))).collect()
     }
 
-    fn put_client(&self, client: &Client, replace: bool, by: std::net::IpAddr) -> Result<bool, Refused> {
+    fn put_client(&self, client: &Client, replace: bool, by: &Caller) -> Result<bool, Refused> {
         let mut guard = self.lock();
         let configuration = guard.as_mut().ok_or_else(no_configuration)?;
         let (keys, name) = (client_keys(client), client.name.as_str());
@@ -277,7 +304,7 @@ impl Operator for Live {
         Ok(replaces)
     }
 
-    fn remove_client(&self, name: &str, by: std::net::IpAddr) -> Result<(), Refused> {
+    fn remove_client(&self, name: &str, by: &Caller) -> Result<(), Refused> {
         let mut guard = self.lock();
         let configuration = guard.as_mut().ok_or_else(no_configuration)?;
         let ((), settings) = configuration.remove_client(name).map_err(refused)?;
@@ -300,7 +327,10 @@ impl Operator for Live {
             .filter(|((_, now), (_, then))| now != then)
             .map(|((what, _), _)| (*what).to_owned())
             .collect();
-        self.apply(settings)?;
+        if let Err(refused) = self.apply(settings) {
+            warn!(error = %refused, "the configuration was not reloaded: the old one counts");
+            return Err(refused);
+        }
         if after_restart.is_empty() {
             info!("the configuration was reloaded");
         } else {

@@ -21,7 +21,8 @@ use tracing::{info, warn};
 use self::live::{Live, Running};
 use self::names::Names;
 use crate::access::{Gate, Links, TokenKey};
-use crate::admin::{Admin, Operator, Readings};
+use crate::admin::tokens::Tokens;
+use crate::admin::{Admin, ListenError, Listeners, Operator, Readings};
 use crate::api::{Api, Reached};
 use crate::cache::{Cache, LayoutError};
 use crate::config::{Configuration, Settings};
@@ -71,15 +72,9 @@ pub enum StartError {
     /// The data listener could not be started.
     #[error(transparent)]
     Server(#[from] ServerError),
-    /// The admin listener could not be started.
-    #[error("cannot listen on {address} for administration: {cause}")]
-    Admin {
-        /// The address.
-        address: SocketAddr,
-        /// The system's reason.
-        #[source]
-        cause: std::io::Error,
-    },
+    /// Administration could not be started.
+    #[error(transparent)]
+    Admin(#[from] ListenError),
 }
 
 /// What the one process does that adds to the cache directory.
@@ -164,19 +159,24 @@ impl Proxy {
             Arc::clone(&audit),
         )
         .known_as(public_host);
-        let address = settings.server.admin_listen;
-        let listener = Admin::listen(address).await.map_err(|cause| StartError::Admin { address, cause })?;
-        let admin_address = listener.local_addr().ok();
+        let listeners = Listeners::open(&settings.admin).await?;
+        let admin_address = listeners.address();
+        let tokens = Arc::new(Tokens::open(&settings.admin.token_file, settings.admin.named_tokens()));
         let server = Server::start(&settings.server, Arc::new(api))?;
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
-        let running =
-            Running { puller: Arc::clone(&puller), gate, audit: Arc::clone(&audit), names: Mutex::new(names) };
+        let running = Running {
+            puller: Arc::clone(&puller),
+            gate,
+            audit: Arc::clone(&audit),
+            names: Mutex::new(names),
+            is_beyond_loopback: settings.server.is_beyond_loopback(),
+        };
         let live = Live::new(configuration, Arc::clone(&directory), Some(running), fixed);
         let operator: Arc<dyn Operator> = Arc::new(live);
-        let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator), audit);
+        let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator), audit, tokens);
         let looks_after = look_after(Arc::clone(&puller), links_path, tags_path, stopping.clone());
         tasks.spawn(looks_after);
-        tasks.spawn(admin.clone().serve(listener, stopping.clone()));
+        tasks.spawn(admin.clone().serve(listeners, stopping.clone()));
         admin.set_ready(true);
         Ok(Proxy { server, admin, admin_address, puller, operator, stopping, tasks })
     }

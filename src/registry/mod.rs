@@ -130,6 +130,12 @@ pub struct Registry {
 }
 
 impl Registry {
+    /// Whether upstream knows who asks, so that it may give what others do not
+    /// get: by a credential or by a certificate.
+    pub fn is_known_upstream(&self) -> bool {
+        !self.credential.is_anonymous() || self.egress.outbound.identity.is_some()
+    }
+
     /// Whether `other` is this registry, but for what upstream is shown.
     pub fn differs_in_credential_only(&self, other: &Registry) -> bool {
         // Whoever adds a field has to say here what a change of it means.

@@ -10,4 +10,4 @@ mod tls;
 
 pub use listener::{Server, ServerError};
 pub use settings::{BodyMethod, ServerLimits, ServerSettings, TlsSettings};
-pub use tls::TlsError;
+pub use tls::{Tls, TlsError};

@@ -15,8 +15,6 @@ pub struct ServerSettings {
     /// Addresses where the default registry alone answers. With any, the data
     /// listener is closed to names that no registry has.
     pub mirror_listen: Vec<SocketAddr>,
-    /// Address of the admin listener.
-    pub admin_listen: SocketAddr,
     /// TLS of the data listener; absent: plain HTTP.
     pub tls: Option<TlsSettings>,
     /// How cached bytes get to plain connections.
@@ -25,6 +23,13 @@ pub struct ServerSettings {
     pub ping: PingMode,
     /// Bounds that protect the process.
     pub limits: ServerLimits,
+}
+
+impl ServerSettings {
+    /// Whether clients on other machines can reach it.
+    pub fn is_beyond_loopback(&self) -> bool {
+        self.listen.iter().chain(&self.mirror_listen).any(|address| !address.ip().is_loopback())
+    }
 }
 
 /// How the bytes of cached blobs get from their files to a plain connection.

@@ -1,4 +1,4 @@
-//! TLS of the data listener.
+//! TLS of the listeners.
 //!
 //! Where client authorities are named, a client may show a certificate: one
 //! that they did not sign, or that is not valid now or not for clients, ends
@@ -49,9 +49,9 @@ pub enum TlsError {
     },
 }
 
-/// How the data listener speaks TLS. Its files are looked at now and then: what
+/// How a listener speaks TLS. Its files are looked at now and then: what
 /// was renewed is used from the next handshake on.
-pub(super) struct Tls {
+pub struct Tls {
     settings: TlsSettings,
     provider: Arc<CryptoProvider>,
     current: ArcSwap<ServerConfig>,
@@ -61,9 +61,13 @@ pub(super) struct Tls {
 const LOOK_EVERY: Duration = Duration::from_secs(5);
 
 impl Tls {
-    /// Reads the files. AES-128-GCM comes first: it is the fastest on
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// When they cannot be used.
+    // AES-128-GCM comes first: it is the fastest on
     /// processors with AES instructions, and no less safe here.
-    pub(super) fn open(settings: &TlsSettings) -> Result<Arc<Tls>, TlsError> {
+    pub fn open(settings: &TlsSettings) -> Result<Arc<Tls>, TlsError> {
         let mut provider = aws_lc_rs::default_provider();
         provider.cipher_suites.sort_by_key(|suite| suite.suite() != rustls::CipherSuite::TLS13_AES_128_GCM_SHA256);
         let provider = Arc::new(provider);
@@ -72,13 +76,13 @@ impl Tls {
     }
 
     /// An acceptor for the next handshake.
-    pub(super) fn acceptor(&self) -> TlsAcceptor {
+    pub fn acceptor(&self) -> TlsAcceptor {
         TlsAcceptor::from(self.current.load_full())
     }
 
     /// Watches the files until cancelled. Files that cannot be used leave
     /// everything as it is: a renewal writes one after the other.
-    pub(super) async fn keep_current(self: Arc<Self>, stopping: CancellationToken) {
+    pub async fn keep_current(self: Arc<Self>, stopping: CancellationToken) {
         let mut seen = self.stamp();
         loop {
             tokio::select! {

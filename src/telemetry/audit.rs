@@ -40,6 +40,10 @@ pub struct Event<'a> {
     pub registry: Option<&'a str>,
     /// The repository it is about.
     pub repository: Option<&'a str>,
+    /// Who did it, where that is somebody who administers the proxy.
+    pub by: Option<&'a str>,
+    /// What was asked of the admin API: method and path, without names.
+    pub action: Option<&'a str>,
 }
 
 /// Writes the audit trail.
@@ -110,10 +114,10 @@ impl Audit {
 }
 
 fn write(event: &Event<'_>, repeated: u64) {
-    let Event { event, outcome, principal, peer, registry, repository } = *event;
+    let Event { event, outcome, principal, peer, registry, repository, by, action } = *event;
     let peer = peer.map(tracing::field::display);
     let repeated = (repeated > 0).then_some(repeated);
-    tracing::info!(target: TARGET, event, outcome, principal, peer, registry, repository, repeated, "audit");
+    tracing::info!(target: TARGET, event, outcome, principal, peer, registry, repository, by, action, repeated, "audit");
 }
 
 #[cfg(test)]

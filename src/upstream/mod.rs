@@ -32,6 +32,6 @@ pub use limits::PullLimit;
 pub use places::Share;
 pub use probe::Step;
 pub use registry::{ManifestAnswer, Page, Upstream};
-pub use tls::{TlsError, check_identity};
+pub use tls::{TlsError, check_identity, system_tls};
 pub use traffic::Traffic;
 pub use transfer::{BlobAnswer, BlobBody, Turn};

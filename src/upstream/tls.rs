@@ -40,6 +40,15 @@ pub fn check_identity(identity: &Identity) -> Result<(), TlsError> {
     client_config(None, Some(identity)).map(|_| ())
 }
 
+/// A client configuration that trusts the system's authorities, for a
+/// connection to something else than a registry.
+///
+/// # Errors
+/// When the TLS library refuses its settings.
+pub fn system_tls() -> Result<ClientConfig, TlsError> {
+    client_config(None, None)
+}
+
 /// A client configuration that trusts the system's authorities and those of
 /// `ca_pem`, and shows `identity` where it is asked for. Only HTTP/1.1 is offered: each transfer then has a TCP connection
 /// of its own, where one HTTP/2 connection would share a congestion window

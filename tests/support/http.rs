@@ -1,8 +1,10 @@
 //! A client that sends exactly what it is told and hides nothing of what it
 //! gets: a body that ends early is not an error here, it is a fact.
 
+use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
+use std::sync::Mutex;
 use std::time::Duration;
 
 use crate::support::digest::sha256;
@@ -104,6 +106,25 @@ fn dechunk(mut raw: &[u8]) -> (Vec<u8>, bool) {
     }
 }
 
+/// The admin tokens of the proxies that run, by where their API is.
+static ADMIN_TOKENS: Mutex<BTreeMap<SocketAddr, String>> = Mutex::new(BTreeMap::new());
+
+/// Requests to the admin API at `address` show this token from now on.
+pub(crate) fn show_admin_token(address: SocketAddr, token: &str) {
+    ADMIN_TOKENS.lock().unwrap().insert(address, token.trim().to_owned());
+}
+
+/// The line that shows the token, for a request to an admin API that shows
+/// nothing else.
+fn admin_line(address: SocketAddr, target: &str, headers: &[(&str, &str)]) -> String {
+    let shows = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("authorization"));
+    let tokens = ADMIN_TOKENS.lock().unwrap();
+    match tokens.get(&address).filter(|_| target.starts_with("/api/") && !shows) {
+        Some(token) => format!("Authorization: Bearer {token}\r\n"),
+        None => String::new(),
+    }
+}
+
 /// Sends a request and reads the head of the answer.
 #[track_caller]
 pub(crate) fn open(address: SocketAddr, method: &str, target: &str, headers: &[(&str, &str)]) -> Exchange {
@@ -114,6 +135,7 @@ pub(crate) fn open(address: SocketAddr, method: &str, target: &str, headers: &[(
     for (name, value) in headers {
         request += &format!("{name}: {value}\r\n");
     }
+    request += &admin_line(address, target, headers);
     request += "\r\n";
     let stream = connect(address);
     (&stream).write_all(request.as_bytes()).unwrap();
@@ -146,7 +168,8 @@ fn exchange_json(address: SocketAddr, method: &str, target: &str, document: &str
     stream.set_read_timeout(Some(Duration::from_secs(30))).ok()?;
     let request = format!(
         "{method} {target} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\nContent-Type: application/json\r\n\
-         Content-Length: {}\r\n\r\n{document}",
+         {}Content-Length: {}\r\n\r\n{document}",
+        admin_line(address, target, &[]),
         document.len()
     );
     (&stream).write_all(request.as_bytes()).ok()?;

@@ -139,8 +139,27 @@ impl Proxy {
         });
         process.wait_until(|log| listening(log, "data").is_some() && listening(log, "admin").is_some());
         let log = process.log();
+        // The second of two on one directory has the first one's store.
+        if let (Some(admin), Ok(token)) = (listening(&log, "admin"), fs::read_to_string(self.admin_token_file())) {
+            http::show_admin_token(admin, &token);
+        }
         self.running =
             Some(Running { data: listening(&log, "data").unwrap(), admin: listening(&log, "admin").unwrap(), process });
+    }
+
+    /// Where the listener called so is, if it is.
+    pub(crate) fn listener(&self, name: &str) -> Option<SocketAddr> {
+        listening(&self.log(), name)
+    }
+
+    /// Where the token for its admin API is.
+    pub(crate) fn admin_token_file(&self) -> PathBuf {
+        self.dir.path().join("store/admin.token")
+    }
+
+    /// Where commands on this machine reach it.
+    pub(crate) fn admin_socket(&self) -> PathBuf {
+        self.dir.path().join("store/admin.sock")
     }
 
     /// Whether the process ends, while a test can wait for it, without being
@@ -233,13 +252,10 @@ impl Proxy {
     #[track_caller]
     pub(crate) fn set_offline(&self, offline: bool) {
         let body = format!("{{\"offline\": {offline}}}");
-        let request = format!(
-            "PUT /api/v1/offline HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\
-             Content-Type: application/json\r\nContent-Length: {}\r\n\r\n{body}",
-            body.len()
-        );
-        let answer = String::from_utf8(http::raw(self.admin(), request.as_bytes())).unwrap();
-        assert!(answer.starts_with("HTTP/1.1 200") && answer.contains(&format!("\"offline\":{offline}")), "{answer}");
+        let answer = http::send_json(self.admin(), "PUT", "/api/v1/offline", &body);
+        assert_eq!(answer.status, 200);
+        let said = String::from_utf8(answer.body).unwrap();
+        assert!(said.contains(&format!("\"offline\":{offline}")), "{said}");
     }
 
     /// A number of the metrics page, all label sets of a name added up.

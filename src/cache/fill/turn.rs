@@ -7,7 +7,7 @@
 //! one of them when a write takes long; it takes the sockets over.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{LazyLock, Mutex, PoisonError};
+use std::sync::{LazyLock, Mutex, OnceLock, PoisonError};
 use std::thread::Thread;
 use std::time::{Duration, Instant};
 
@@ -20,66 +20,104 @@ const LOOK_EVERY: Duration = Duration::from_millis(5);
 /// Looks without a write after which nobody looks until the next one.
 const QUIET: u32 = 200;
 
-/// Since when somebody writes on a thread of the runtime, in nanoseconds since
-/// the first who did; 0 while nobody does.
-static WRITING_SINCE: AtomicU64 = AtomicU64::new(0);
-static FIRST: LazyLock<Instant> = LazyLock::new(Instant::now);
-static WATCHED: AtomicBool = AtomicBool::new(false);
-static WATCHER: LazyLock<Watcher> = LazyLock::new(Watcher::start);
+/// The turn of the process.
+static TURNS: LazyLock<Turns> = LazyLock::new(Turns::new);
+
+/// Who has the turn, and who watches.
+struct Turns {
+    begun: Instant,
+    /// Since when somebody writes on a thread of the runtime, in nanoseconds
+    /// since the beginning; 0 while nobody does.
+    writing_since: AtomicU64,
+    is_watched: AtomicBool,
+    /// Who is woken.
+    runtime: Mutex<Option<Handle>>,
+    watcher: OnceLock<Option<Thread>>,
+}
 
 /// The turn to write on a thread of the runtime.
-pub(super) struct Turn;
+pub(super) struct Turn(&'static Turns);
 
 impl Turn {
     /// Takes the turn; `None` when whoever has it waits for the disk.
     pub(super) async fn take() -> Option<Turn> {
-        loop {
-            match WRITING_SINCE.compare_exchange(0, now(), Ordering::Acquire, Ordering::Relaxed) {
-                Ok(_) => {
-                    if !WATCHED.load(Ordering::Relaxed) {
-                        WATCHER.watch();
-                    }
-                    return Some(Turn);
-                }
-                Err(since) if is_slow(since) => return None,
-                Err(_) => tokio::task::yield_now().await,
-            }
-        }
+        TURNS.take().await
     }
 }
 
 impl Drop for Turn {
     fn drop(&mut self) {
-        WRITING_SINCE.store(0, Ordering::Release);
+        self.0.writing_since.store(0, Ordering::Release);
     }
 }
 
-fn now() -> u64 {
-    u64::try_from(FIRST.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
-}
+impl Turns {
+    fn new() -> Turns {
+        Turns {
+            begun: Instant::now(),
+            writing_since: AtomicU64::new(0),
+            is_watched: AtomicBool::new(false),
+            runtime: Mutex::default(),
+            watcher: OnceLock::new(),
+        }
+    }
 
-fn is_slow(since: u64) -> bool {
-    since != 0 && Duration::from_nanos(now().saturating_sub(since)) > SLOW
-}
+    async fn take(&'static self) -> Option<Turn> {
+        loop {
+            match self.writing_since.compare_exchange(0, self.now(), Ordering::Acquire, Ordering::Relaxed) {
+                Ok(_) => {
+                    if !self.is_watched.load(Ordering::Relaxed) {
+                        self.watch();
+                    }
+                    return Some(Turn(self));
+                }
+                Err(since) if self.is_slow(since) => return None,
+                Err(_) => tokio::task::yield_now().await,
+            }
+        }
+    }
 
-struct Watcher {
-    /// Absent if the system gives no more threads; then nobody watches.
-    thread: Option<Thread>,
-    runtime: Mutex<Option<Handle>>,
-}
+    fn now(&self) -> u64 {
+        u64::try_from(self.begun.elapsed().as_nanos()).unwrap_or(u64::MAX).max(1)
+    }
 
-impl Watcher {
-    fn start() -> Watcher {
-        let thread = std::thread::Builder::new().name("disk watch".into()).spawn(run).ok();
-        Watcher { thread: thread.map(|thread| thread.thread().clone()), runtime: Mutex::default() }
+    fn is_slow(&self, since: u64) -> bool {
+        since != 0 && Duration::from_nanos(self.now().saturating_sub(since)) > SLOW
     }
 
     /// Watches the writes on the threads of this runtime from now on.
-    fn watch(&self) {
+    fn watch(&'static self) {
         *self.runtime.lock().unwrap_or_else(PoisonError::into_inner) = Handle::try_current().ok();
-        WATCHED.store(true, Ordering::Release);
-        if let Some(thread) = &self.thread {
-            thread.unpark();
+        self.is_watched.store(true, Ordering::Release);
+        // If the system gives no more threads, nobody watches.
+        let watcher = self.watcher.get_or_init(|| {
+            let spawned = std::thread::Builder::new().name("disk watch".into()).spawn(move || self.look());
+            spawned.ok().map(|thread| thread.thread().clone())
+        });
+        if let Some(watcher) = watcher {
+            watcher.unpark();
+        }
+    }
+
+    fn look(&self) {
+        loop {
+            while !self.is_watched.load(Ordering::Acquire) {
+                std::thread::park();
+            }
+            let mut quiet = 0;
+            while quiet < QUIET {
+                std::thread::sleep(LOOK_EVERY);
+                match self.writing_since.load(Ordering::Relaxed) {
+                    0 => quiet += 1,
+                    since => {
+                        quiet = 0;
+                        if self.is_slow(since) {
+                            self.wake();
+                        }
+                    }
+                }
+            }
+            self.is_watched.store(false, Ordering::Release);
         }
     }
 
@@ -88,28 +126,6 @@ impl Watcher {
         if let Some(runtime) = &*self.runtime.lock().unwrap_or_else(PoisonError::into_inner) {
             runtime.spawn(async {});
         }
-    }
-}
-
-fn run() {
-    loop {
-        while !WATCHED.load(Ordering::Acquire) {
-            std::thread::park();
-        }
-        let mut quiet = 0;
-        while quiet < QUIET {
-            std::thread::sleep(LOOK_EVERY);
-            match WRITING_SINCE.load(Ordering::Relaxed) {
-                0 => quiet += 1,
-                since => {
-                    quiet = 0;
-                    if is_slow(since) {
-                        WATCHER.wake();
-                    }
-                }
-            }
-        }
-        WATCHED.store(false, Ordering::Release);
     }
 }
 
@@ -122,6 +138,8 @@ mod tests {
     /// sleeps; a connection is answered all the same.
     #[test]
     fn a_runtime_whose_thread_is_held_by_a_write_goes_on_answering() {
+        // Other tests of this process have turns of their own.
+        let turns: &'static Turns = Box::leak(Box::new(Turns::new()));
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build().unwrap();
         let (thaw, frozen) = std::sync::mpsc::channel::<()>();
         let (held, is_held) = std::sync::mpsc::channel();
@@ -142,7 +160,7 @@ mod tests {
             let trigger = writer.local_addr().unwrap();
             tokio::spawn(async move {
                 let _client = writer.accept().await.unwrap();
-                let _turn = Turn::take().await.unwrap();
+                let _turn = turns.take().await.unwrap();
                 held.send(()).unwrap();
                 // A test's disk: it hangs until it is told to go on.
                 let _ = frozen.recv();

@@ -47,6 +47,8 @@ impl Stage {
         let environment = BTreeMap::from([(PASSWORD.to_owned(), password)]);
         let mut settings = Settings::parse("demo", &configuration(&upstream), &environment)?;
         settings.cache.dir = scratch.join("cache");
+        settings.admin.socket = scratch.join("admin.sock");
+        settings.admin.token_file = scratch.join("admin.token");
         let proxy =
             Proxy::start(settings, None).await.map_err(|error| miette!("the proxy cannot be started: {error}"))?;
         let proxy_address = proxy.data_addresses().first().copied();

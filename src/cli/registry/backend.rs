@@ -5,7 +5,7 @@ use miette::miette;
 
 use super::super::admin_client::{AdminClient, Answer, Target};
 use crate::admin::document::{Registries, RegistryEntry, RegistryForm, TestQuestion, TestReport};
-use crate::admin::{Operator, Refused, RegistryChange, form_change, try_registry};
+use crate::admin::{Caller, Operator, Refused, RegistryChange, form_change, try_registry};
 use crate::proxy;
 
 /// One of the two.
@@ -49,14 +49,14 @@ impl Backend {
     pub(super) async fn add(&mut self, form: RegistryForm) -> miette::Result<RegistryEntry> {
         match self {
             Backend::Running(client) => client.post("registries", &form).await?.or_fail(),
-            Backend::Offline(operator) => operator.add_registry(changed(form)?, LOCAL).map_err(told),
+            Backend::Offline(operator) => operator.add_registry(changed(form)?, &local()).map_err(told),
         }
     }
 
     pub(super) async fn replace(&mut self, name: &str, form: RegistryForm) -> miette::Result<RegistryEntry> {
         match self {
             Backend::Running(client) => client.put_document(&format!("registries/{name}"), &form).await?.or_fail(),
-            Backend::Offline(operator) => operator.replace_registry(name, changed(form)?, LOCAL).map_err(told),
+            Backend::Offline(operator) => operator.replace_registry(name, changed(form)?, &local()).map_err(told),
         }
     }
 
@@ -66,7 +66,7 @@ impl Backend {
                 let answer: Answer<()> = client.delete(&format!("registries/{name}")).await?;
                 answer.or_fail()
             }
-            Backend::Offline(operator) => operator.remove_registry(name, LOCAL).map_err(told),
+            Backend::Offline(operator) => operator.remove_registry(name, &local()).map_err(told),
         }
     }
 
@@ -99,4 +99,6 @@ fn changed(form: RegistryForm) -> miette::Result<RegistryChange> {
 }
 
 /// Where the operator is who works on the store itself.
-const LOCAL: std::net::IpAddr = std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST);
+fn local() -> Caller {
+    Caller::local(rustix::process::geteuid().as_raw())
+}
