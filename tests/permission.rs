@@ -379,3 +379,63 @@ fn permission_that_upstream_once_gave_survives_a_restart() {
     proxy.get(&target).assert_content(&digest);
     assert_eq!(upstream.connections(), 0);
 }
+
+#[test]
+fn a_name_that_is_pointed_elsewhere_opens_nothing_that_its_old_place_allowed() {
+    let (old, new) = (Upstream::start(), Upstream::start());
+    let secret = old.blob("app", &noise(1, 100_000));
+    let before = old.image("app", "v1", &[b"old"]);
+    let after = new.image("app", "v1", &[b"new"]);
+    let keys = format!("default = true\naccess = \"anyone\"\nimmutable_tags = [\"v*\"]\n{}", credential());
+    let mut first = Setup::new().registry("team", &old, &keys).start();
+    first.get(&format!("/v2/app/blobs/{secret}")).assert_content(&secret);
+    assert_eq!(first.get("/v2/app/manifests/v1").body, before);
+    first.wait_for_blobs(2);
+    first.stop();
+    let cache = first.cache().display().to_string();
+    let second = Setup::new().registry("team", &new, &keys).environment("TRANSSHIP_CACHE_DIR", &cache).start();
+    assert_eq!(second.get(&format!("/v2/app/blobs/{secret}")).status, 404);
+    assert_eq!(second.head(&format!("/v2/app/blobs/{secret}")).status, 404);
+    assert_eq!(second.get("/v2/app/manifests/v1").body, after, "the tag, too, is the new place's");
+    // And back again: what the old place allowed is remembered.
+    drop(second);
+    old.forget();
+    first.restart();
+    first.get(&format!("/v2/app/blobs/{secret}")).assert_content(&secret);
+    assert_eq!(old.count("GET", "/blobs/"), 0);
+}
+
+#[test]
+fn what_another_registry_was_sent_of_an_unfinished_blob_is_given_to_nobody_else() {
+    let (a, b) = (Upstream::start(), Upstream::start());
+    let bytes = noise(1, 4 << 20);
+    let digest = a.blob("app", &bytes);
+    let keys = format!("access = \"anyone\"\n{}", credential());
+    let mut proxy = Setup::new().registry("a", &a, &keys).registry("b", &b, &keys).start();
+    let gate = Gate::new();
+    let closed = gate.clone();
+    a.on("GET", "/blobs/", move |_, answer| answer.at(2 << 20, Event::Wait(closed.clone())));
+    let mut client = http::open(proxy.address(), "GET", &format!("/a/v2/app/blobs/{digest}"), &[]);
+    client.read(2 << 20);
+    // B says that it has the content, and sends nothing of it.
+    let silent = Gate::new();
+    let never = silent.clone();
+    let claimed = bytes.clone();
+    b.on("GET", "/blobs/", move |_, _| Answer::status(200).body(claimed.clone()).at(0, Event::Wait(never.clone())));
+    for restarted in [false, true] {
+        if restarted {
+            proxy.kill();
+            gate.open();
+            proxy.restart();
+        }
+        let stream = http::connect(proxy.address());
+        stream.set_read_timeout(Some(std::time::Duration::from_secs(2))).unwrap();
+        let request = format!("GET /b/v2/app/blobs/{digest} HTTP/1.1\r\nHost: localhost\r\n\r\n");
+        std::io::Write::write_all(&mut &stream, request.as_bytes()).unwrap();
+        let mut answer = Vec::new();
+        let _ = std::io::Read::read_to_end(&mut &stream, &mut answer);
+        let body = answer.windows(4).position(|four| four == b"\r\n\r\n").map_or(0, |at| answer.len() - at - 4);
+        assert!(body < 1000, "{body} bytes came, restarted: {restarted}");
+    }
+    silent.open();
+}

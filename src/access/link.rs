@@ -196,8 +196,8 @@ impl Links {
     /// proportion to all links: not for the way of a pull.
     pub fn revoke(&self, registry: &Registry, repository: Option<&Repository>) -> Revocation {
         let prefix = match repository {
-            Some(repository) => format!("{} {repository} ", registry.name.slug()),
-            None => format!("{} ", registry.name.slug()),
+            Some(repository) => format!("{} {repository} ", registry.owner()),
+            None => registry.owners(),
         };
         let _file = self.file();
         let written = self.stored.load().as_ref().map(|stored| stored.revoke(&prefix));
@@ -217,13 +217,13 @@ impl Links {
         }
     }
 
-    /// Shows every link to `visit`, as the registry's address form, repository,
+    /// Shows every link to `visit`, as its [owner](Registry::owner), repository,
     /// digest and link; also those that [hold](Link::holds_for) no longer.
     /// Takes time in proportion to their number: not for the way of a pull.
     pub fn for_each(&self, mut visit: impl FnMut(&str, &str, &Digest, &Link)) {
         let mut show = |key: &str, link: &Link| {
-            if let Some((registry, repository, digest)) = parts(key) {
-                visit(registry, repository, &digest, link);
+            if let Some((owner, repository, digest)) = parts(key) {
+                visit(owner, repository, &digest, link);
             }
         };
         // The newest are not written yet; what is in both is shown once.
@@ -324,7 +324,7 @@ fn open_or_replace(path: &Path) -> Result<Database, DatabaseError> {
 /// No part can contain a blank, so no two keys run into each other.
 fn key(registry: &Registry, repository: &Repository, digest: &Digest) -> String {
     let mut key = String::with_capacity(256);
-    for part in [registry.name.slug(), " ", repository.as_str(), " "] {
+    for part in [registry.owner(), " ", repository.as_str(), " "] {
         key.push_str(part);
     }
     // Writing to a string does not fail.
@@ -335,8 +335,8 @@ fn key(registry: &Registry, repository: &Repository, digest: &Digest) -> String 
 /// The parts that [`key`] was made of.
 fn parts(key: &str) -> Option<(&str, &str, Digest)> {
     let mut parts = key.split(' ');
-    let (registry, repository, digest) = (parts.next()?, parts.next()?, parts.next()?);
-    Some((registry, repository, digest.parse().ok()?))
+    let (owner, repository, digest) = (parts.next()?, parts.next()?, parts.next()?);
+    Some((owner, repository, digest.parse().ok()?))
 }
 
 fn now() -> u64 {
@@ -471,13 +471,10 @@ mod tests {
         let links = Links::open(&path);
         put(&links, "library/a", 2, 21);
         put(&links, "library/b", 2, 20);
-        let expected = [
-            "docker-hub library/a 0101 Some(10)",
-            "docker-hub library/a 0202 Some(21)",
-            "docker-hub library/b 0202 Some(20)",
-        ];
+        let expected = ["library/a 0101 Some(10)", "library/a 0202 Some(21)", "library/b 0202 Some(20)"]
+            .map(|link| format!("{} {link}", registry.owner()));
         assert_eq!(all(&links), expected);
         links.close();
-        assert_eq!((all(&links).as_slice(), links.count()), (expected.map(str::to_owned).as_slice(), 3));
+        assert_eq!((all(&links).as_slice(), links.count()), (expected.as_slice(), 3));
     }
 }

@@ -29,7 +29,7 @@ pub use layout::LayoutError;
 pub use progress::{FillError, HELD_BACK};
 pub use reader::{Method, ReadError, Reader};
 pub use settings::{CacheSettings, Durability, MinFree, Segments};
-pub use source::{ByteStream, Opened, Retry, Source, SourceError, Turn};
+pub use source::{ByteStream, Opened, Owner, Retry, Source, SourceError, Turn};
 pub use store::{Cache, Entry, Follower};
 
 #[cfg(test)]

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::Stream;
+use sha2::{Digest as _, Sha256};
 
 /// Bytes as they arrive.
 pub type ByteStream = Pin<Box<dyn Stream<Item = Result<Bytes, SourceError>> + Send>>;
@@ -49,10 +50,32 @@ pub trait Source: Send + Sync + 'static {
         turn: Turn,
     ) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>>;
 
+    /// Who may go on with what came of it before it was whole.
+    fn owner(&self) -> Owner {
+        Owner::default()
+    }
+
     /// The whole has come, `len` bytes, and is right. Told before anybody else
     /// learns of it.
     fn proved(&self, len: u64) {
         let _ = len;
+    }
+}
+
+/// Bytes of an [`Owner`].
+pub(super) const OWNER: usize = 8;
+
+/// Stands for whoever may have the content of a source before it is whole.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Owner(pub(super) [u8; OWNER]);
+
+impl Owner {
+    /// The one that `name` stands for.
+    pub fn of(name: &str) -> Owner {
+        let mut owner = Owner::default();
+        let hash = Sha256::digest(name.as_bytes());
+        owner.0.copy_from_slice(hash.get(..OWNER).unwrap_or(&[0; OWNER]));
+        owner
     }
 }
 

@@ -15,7 +15,7 @@ use super::secret::Sources;
 use super::section::{Found, Section};
 use super::units;
 use crate::registry::{
-    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, LinkSettings, Origin, Outbound, Registry,
+    AccessMode, EgressSettings, FieldKind, Form, HostPort, Kind, LinkSettings, Origin, Outbound, OwnerName, Registry,
     RegistryName, Scheme, Secret, TagPattern, Value,
 };
 
@@ -226,6 +226,7 @@ pub(super) fn read<'a>(
         offline,
         links,
         quota,
+        owner: OwnerName::default(),
     };
     Some(Parsed { way, registry, name_place, default_place: default.map(|flag| flag.place), access_place, problems })
 }

@@ -48,7 +48,7 @@ impl Subject {
     }
 
     fn key(&self) -> String {
-        format!("{} {} {}", self.registry().name.slug(), self.repository, self.reference)
+        format!("{} {} {}", self.registry().owner(), self.repository, self.reference)
     }
 }
 

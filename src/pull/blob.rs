@@ -19,7 +19,7 @@ use super::permission::{Shown, place};
 use super::shares::Share;
 use crate::access::{Generation, Links};
 use crate::cache::{
-    Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Retry, Source, SourceError, Turn, Verdict,
+    Blob, Entry, FillError, Follower, HELD_BACK, Method, Opened, Owner, Retry, Source, SourceError, Turn, Verdict,
 };
 use crate::oci::{ByteRange, Digest, RangeSpec, Repository, resolve_ranges};
 use crate::registry::Registry;
@@ -290,7 +290,7 @@ impl Puller {
         }
         let begun = || -> Arc<dyn Source> {
             // Before anybody can follow it.
-            self.fillers.insert(*digest, (registry.name.slug().to_owned(), source.repository.clone()));
+            self.fillers.insert(*digest, (registry.owner().to_owned(), source.repository.clone()));
             Arc::new(Begun { blob: Arc::clone(source), share })
         };
         Ok(self.cache.join(digest, begun).await?)
@@ -456,6 +456,10 @@ impl Source for UpstreamBlob {
         Box::pin(self.open_at(offset, until, turn, None))
     }
 
+    fn owner(&self) -> Owner {
+        Owner::of(self.upstream.registry().owner())
+    }
+
     fn proved(&self, len: u64) {
         let registry = self.upstream.registry();
         self.links.put_since(self.asked, (registry, &self.repository, &self.digest), None, Some(len));
@@ -472,6 +476,10 @@ struct Begun {
 impl Source for Begun {
     fn open(&self, offset: u64, until: Option<u64>, turn: Turn) -> Opening<'_> {
         Box::pin(self.blob.open_at(offset, until, turn, self.share.as_ref()))
+    }
+
+    fn owner(&self) -> Owner {
+        self.blob.owner()
     }
 
     fn proved(&self, len: u64) {

@@ -164,10 +164,10 @@ impl Setbacks {
     }
 
     pub(super) fn slot(&self, registry: &Registry, repository: &Repository, asked: Asked, what: &str) -> Slot {
-        let slug = registry.name.slug();
+        let owner = registry.owner();
         let generations = self.generations.read().unwrap_or_else(PoisonError::into_inner);
-        let generation = generations.get(slug).copied().unwrap_or_default();
-        Slot(format!("{slug} {generation} {repository} {asked:?} {what}"))
+        let generation = generations.get(owner).copied().unwrap_or_default();
+        Slot(format!("{owner} {generation} {repository} {asked:?} {what}"))
     }
 
     /// What upstream has just answered to the same question.
@@ -216,8 +216,8 @@ impl Setbacks {
     /// Forgets what upstream said to this registry's credential.
     pub(super) fn forget(&self, registry: &Registry) {
         let mut generations = self.generations.write().unwrap_or_else(PoisonError::into_inner);
-        *generations.entry(registry.name.slug().to_owned()).or_default() += 1;
-        let prefix = format!("{} ", registry.name.slug());
+        *generations.entry(registry.owner().to_owned()).or_default() += 1;
+        let prefix = format!("{} ", registry.owner());
         for (place, _) in &self.troubles {
             if place.starts_with(&prefix) {
                 self.troubles.invalidate(&*place);
@@ -227,7 +227,7 @@ impl Setbacks {
 }
 
 fn place(registry: &Registry, repository: &Repository) -> String {
-    format!("{} {repository}", registry.name.slug())
+    format!("{} {repository}", registry.owner())
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use super::Puller;
 use crate::access::Revocation;
 use crate::oci::{Digest, Repository};
-use crate::registry::Registry;
+use crate::registry::{Registry, slug_of_owner};
 
 /// A stored blob.
 #[derive(Debug, Clone)]
@@ -36,11 +36,11 @@ impl Puller {
         holdings.sort_unstable_by_key(|holding| (std::cmp::Reverse(holding.size), holding.digest));
         let places: HashMap<Digest, usize> =
             holdings.iter().enumerate().map(|(place, holding)| (holding.digest, place)).collect();
-        self.links.for_each(|registry, repository, digest, link| {
+        self.links.for_each(|owner, repository, digest, link| {
             let Some(holding) = places.get(digest).and_then(|place| holdings.get_mut(*place)) else { return };
-            let Some(served) = self.upstreams.get(registry) else { return };
+            let Some(served) = slug_of_owner(owner).and_then(|slug| self.upstreams.get(slug)) else { return };
             let Ok(repository) = repository.parse() else { return };
-            if link.holds_for(&served.registry) {
+            if served.registry.owner() == owner && link.holds_for(&served.registry) {
                 holding.links.push((served.registry, repository));
             }
         });

@@ -83,7 +83,7 @@ impl Default for Lists {
 impl Lists {
     /// Forgets the lists of `registry`.
     pub(super) fn forget(&self, registry: &Registry) {
-        let prefix = format!("{} ", registry.name.slug());
+        let prefix = format!("{} ", registry.owner());
         for (key, _) in &self.kept {
             if key.starts_with(&prefix) {
                 self.kept.invalidate(&*key);
@@ -175,7 +175,7 @@ impl Puller {
         ask: impl Future<Output = std::result::Result<Page, Failed>> + Send + 'static,
     ) -> Result<(Page, Option<Stale>)> {
         let Whose { registry, repository, what, ttl } = whose;
-        let key = format!("{} {repository} {what}", registry.name.slug());
+        let key = format!("{} {repository} {what}", registry.owner());
         let kept = self.lists.kept.get(&key);
         if let Some(page) = kept.as_ref().filter(|page| page.asked.elapsed() < registry.tag_ttl.min(*ttl)) {
             return Ok((page.clone(), None));
@@ -274,11 +274,12 @@ mod tests {
         let text = of("one") + &of("one-more");
         let registries = Settings::parse("t.toml", &text, &std::collections::BTreeMap::new()).unwrap().registries;
         let lists = Lists::default();
-        for key in ["one app tags ", "one-more app tags "] {
+        let [one, more] = [0, 1].map(|at: usize| format!("{} app tags ", registries[at].owner()));
+        for key in [&one, &more] {
             let page = Page { bytes: Bytes::from_static(b"{}"), next: None, filtered: false, asked: Instant::now() };
-            lists.kept.insert(key.to_owned(), page);
+            lists.kept.insert(key.clone(), page);
         }
         lists.forget(&registries[0]);
-        assert!(lists.kept.get("one app tags ").is_none() && lists.kept.get("one-more app tags ").is_some());
+        assert!(lists.kept.get(&one).is_none() && lists.kept.get(&more).is_some());
     }
 }

@@ -60,7 +60,7 @@ impl Puller {
         digest: &Digest,
     ) -> std::result::Result<Option<u64>, Failed> {
         let registry = upstream.registry();
-        let key = format!("{} {repository} {digest}", registry.name.slug());
+        let key = format!("{} {repository} {digest}", registry.owner());
         let begin = || {
             let (upstream, repository, digest) = (Arc::clone(upstream), repository.clone(), *digest);
             let (links, setbacks) = (Arc::clone(&self.links), self.asker.setbacks.clone());
@@ -106,7 +106,7 @@ impl Puller {
     ) -> Result<bool> {
         let registry = upstream.registry();
         match self.fillers.get(digest) {
-            Some((slug, other)) if slug == registry.name.slug() => {
+            Some((owner, other)) if owner == registry.owner() => {
                 if other != *repository || follower.started().await.is_err() {
                     self.permission(upstream, repository, digest).await?;
                 }
@@ -135,7 +135,7 @@ impl Puller {
             return self.permission(upstream, repository, digest).await.map(|_| ());
         }
         self.not_refused(registry, repository, Asked::Blob, &digest.to_string())?;
-        let key = format!("{} {repository} {digest} bytes", registry.name.slug());
+        let key = format!("{} {repository} {digest} bytes", registry.owner());
         let begin = || {
             let (puller, upstream, blob) = (self.proof(), Arc::clone(upstream), blob.clone());
             let (repository, digest) = (repository.clone(), *digest);
@@ -156,7 +156,7 @@ impl Puller {
 pub(super) type Shown = moka::sync::Cache<(String, Digest), ()>;
 
 pub(super) fn place(registry: &Registry, digest: &Digest) -> (String, Digest) {
-    (format!("{} {}", registry.name.slug(), registry.origin), *digest)
+    (registry.owner().to_owned(), *digest)
 }
 
 /// Asks an upstream for bytes that it can only know if it has them.

@@ -20,7 +20,7 @@ const DOWN_TO: u64 = 95;
 
 /// One registry's claim to a stored blob.
 struct Claim {
-    registry: String,
+    owner: String,
     repository: Repository,
     seen_at: u64,
 }
@@ -50,9 +50,9 @@ impl Puller {
     fn drop_links_over_quota(&self) -> Vec<Digest> {
         let sizes: HashMap<Digest, u64> = self.cache.list().into_iter().collect();
         let mut claims: HashMap<Digest, Vec<Claim>> = HashMap::new();
-        self.links.for_each(|registry, repository, digest, link| {
+        self.links.for_each(|owner, repository, digest, link| {
             if let (true, Ok(repository)) = (sizes.contains_key(digest), repository.parse()) {
-                let claim = Claim { registry: registry.to_owned(), repository, seen_at: link.seen_at() };
+                let claim = Claim { owner: owner.to_owned(), repository, seen_at: link.seen_at() };
                 claims.entry(*digest).or_default().push(claim);
             }
         });
@@ -63,7 +63,7 @@ impl Puller {
             let mut own: Vec<(u64, Digest)> = claims
                 .iter()
                 .filter_map(|(digest, claims)| {
-                    let mine = claims.iter().filter(|claim| claim.registry == registry.name.slug());
+                    let mine = claims.iter().filter(|claim| claim.owner == registry.owner());
                     Some((mine.map(|claim| claim.seen_at).max()?, *digest))
                 })
                 .collect();
@@ -84,7 +84,7 @@ impl Puller {
                 bytes -= size(&digest);
                 let Some(claims) = claims.get_mut(&digest) else { continue };
                 claims.retain(|claim| {
-                    let others = claim.registry != registry.name.slug();
+                    let others = claim.owner != registry.owner();
                     if !others {
                         self.links.remove(&registry, &claim.repository, &digest);
                     }

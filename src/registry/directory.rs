@@ -395,6 +395,7 @@ mod tests {
             credential: connection.credential,
             access: AccessMode::Anyone,
             is_default: name == "docker-hub",
+            owner: Default::default(),
             is_implied: false,
             hosts: if name == "ghcr-public" { vec!["ghcr.proxy.example".parse().unwrap()] } else { vec![] },
             egress: EgressSettings::default(),

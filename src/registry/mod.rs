@@ -16,6 +16,7 @@ mod lint;
 mod name;
 mod origin;
 mod outbound;
+mod owner;
 mod pattern;
 mod through;
 
@@ -29,6 +30,7 @@ pub use lint::slips;
 pub use name::{InvalidName, RegistryName};
 pub use origin::{HostPort, InvalidOrigin, Origin, Scheme};
 pub use outbound::{Exception, Identity, Outbound, OutboundProxy, Reserve, Timeouts};
+pub use owner::{OwnerName, slug_of_owner};
 pub use pattern::{InvalidPattern, TagPattern};
 pub use through::{NotReferable, Through, TurnError, Turned};
 
@@ -127,6 +129,8 @@ pub struct Registry {
     pub links: LinkSettings,
     /// Bytes of the cache that may be this registry's.
     pub quota: Option<u64>,
+    /// See [`owner`](Registry::owner).
+    pub owner: OwnerName,
 }
 
 impl Registry {
@@ -159,6 +163,8 @@ impl Registry {
             offline,
             links,
             quota,
+            // Made of the others.
+            owner: _,
         } = self;
         (name.display(), name.address()) == (other.name.display(), other.name.address())
             && (kind, origin, endpoints, image_hosts)

@@ -10,6 +10,7 @@ use std::io::{self, Write as _};
 
 use tracing::debug;
 
+use crate::cache::source::{OWNER, Owner};
 use crate::cache::sums::{self, Sums, UNIT};
 
 /// A unit and its checksum, as the log has them.
@@ -30,9 +31,11 @@ pub(in crate::cache) struct Gatherer {
 }
 
 impl Gatherer {
-    /// `log` takes what is known so far, and all that comes.
-    pub(super) fn log_to(&mut self, mut log: File) {
-        let mut known = Vec::with_capacity(self.done.len() * ENTRY);
+    /// `log` takes whose the content is, what is known so far, and all that
+    /// comes.
+    pub(super) fn log_to(&mut self, mut log: File, owner: Owner) {
+        let mut known = Vec::with_capacity(OWNER + self.done.len() * ENTRY);
+        known.extend(owner.0);
         for (unit, sum) in &self.done {
             known.extend(entry(*unit, *sum));
         }
@@ -121,7 +124,7 @@ fn entry(unit: u64, sum: u32) -> [u8; ENTRY] {
     entry
 }
 
-/// What a log says; the last word on a unit counts. An entry that was cut short
+/// What a log says behind its owner; the last word on a unit counts. An entry that was cut short
 /// is left out.
 pub(super) fn read_log(log: &[u8]) -> BTreeMap<u64, u32> {
     let (entries, _cut) = log.as_chunks::<ENTRY>();

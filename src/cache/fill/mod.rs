@@ -160,7 +160,8 @@ impl Fill {
     /// left is forgotten if the source has no such content.
     async fn begin(&self) -> Result<(Partial, Opened), FillError> {
         let (digest, keeper, salvage) = (self.digest, Arc::clone(&self.keeper), self.salvage.clone());
-        let partial = blocking(move || Partial::open(keeper.take_partial(&digest)?, &digest, salvage.as_ref())).await?;
+        let owner = self.source.owner();
+        let partial = blocking(move || Partial::open(keeper.take_partial(&digest)?, &digest, owner, salvage.as_ref())).await?;
         // No more than what is missing: what is on its way when a connection
         // is left costs the source all the same.
         let until = partial.written.behind(partial.hashed).next().map(|(start, _)| start);

@@ -9,6 +9,7 @@ use tracing::debug;
 
 use super::gather::{Gatherer, read_log};
 use crate::cache::extents::Extents;
+use crate::cache::source::{OWNER, Owner};
 use crate::cache::sums::{self, UNIT};
 use crate::kernel;
 use crate::oci::{Digest, Hasher};
@@ -65,22 +66,39 @@ impl Partial {
     /// vouches for is there too. There is always something left to ask the
     /// source for: it is the source's answer that shows who may have the
     /// content.
-    pub(super) fn open(files: Files, digest: &Digest, salvage: Option<&Salvage>) -> io::Result<Partial> {
+    ///
+    /// What another `owner` left is forgotten: who may not have the content yet
+    /// is not given what somebody else was sent of it.
+    pub(super) fn open(
+        files: Files,
+        digest: &Digest,
+        owner: Owner,
+        salvage: Option<&Salvage>,
+    ) -> io::Result<Partial> {
         let Files { file, known, log } = files;
+        let known = match known.split_first_chunk::<OWNER>() {
+            Some((whose, known)) if *whose == owner.0 => known,
+            _ => {
+                file.set_len(0)?;
+                &[]
+            }
+        };
+        let mut is_salvaged = false;
         if let Some(salvage) = salvage
             && kernel::data_prefix(&file)? == 0
         {
             salvage.copy_to(&file)?;
+            is_salvaged = true;
         }
-        let known = read_log(&known);
+        let known = read_log(known);
         let mut partial = Partial::empty(file, digest);
         let mut before_last = partial.hasher.clone();
         let mut buffer = Vec::new();
         let units = kernel::data_prefix(&partial.file)? / UNIT;
         for unit in 0..units {
             let Some(sum) = sums::read_unit(&partial.file, unit, &mut buffer)? else { break };
-            // A log that knows nothing is as good as none.
-            if !known.is_empty() && known.get(&unit) != Some(&sum) {
+            // Nobody vouches for what was salvaged but its digest, in the end.
+            if !is_salvaged && known.get(&unit) != Some(&sum) {
                 break;
             }
             before_last = partial.hasher.clone();
@@ -103,7 +121,7 @@ impl Partial {
         }
         partial.file.set_len(end)?;
         match log() {
-            Ok(log) => partial.gatherer.log_to(log),
+            Ok(log) => partial.gatherer.log_to(log, owner),
             Err(error) => debug!(%error, "a fill has no log: killed, it loses what came out of turn"),
         }
         Ok(partial)

@@ -186,9 +186,9 @@ impl Tags {
     pub(in crate::pull) fn forget(&self, registry: &Registry) {
         if let Some(stored) = &*self.stored.load() {
             let mut forgotten = stored.forgotten.lock().unwrap_or_else(PoisonError::into_inner);
-            forgotten.insert(registry.name.slug().to_owned(), now());
+            forgotten.insert(registry.owner().to_owned(), now());
         }
-        let prefix = format!("{} ", registry.name.slug());
+        let prefix = format!("{} ", registry.owner());
         for (key, record) in &self.recent {
             if let (true, Some(record)) = (key.starts_with(&prefix), record) {
                 self.recent.insert(Key::clone(&key), Some(Arc::new(Record { due: true, ..Record::clone(&record) })));
@@ -254,7 +254,7 @@ impl Stored {
             // A clock that went backwards makes records look new.
             age: Duration::from_secs(now().saturating_sub(said)),
             at: Instant::now(),
-            due: forgotten.get(registry.name.slug()).is_some_and(|when| said <= *when),
+            due: forgotten.get(registry.owner()).is_some_and(|when| said <= *when),
         })
     }
 
@@ -309,7 +309,7 @@ fn commit(database: &Database, batch: &[Change], max: u64) -> Result<(), redb::E
 
 /// No part can contain a blank, so no two keys run into each other.
 pub(super) fn key(registry: &Registry, repository: &Repository, tag: &Tag) -> String {
-    let parts = [registry.name.slug(), " ", repository.as_str(), " ", tag.as_str()];
+    let parts = [registry.owner(), " ", repository.as_str(), " ", tag.as_str()];
     let mut key = String::with_capacity(parts.iter().map(|part| part.len()).sum());
     for part in parts {
         key.push_str(part);

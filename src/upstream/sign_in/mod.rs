@@ -393,6 +393,7 @@ mod tests {
             credential: connection.credential,
             access: AccessMode::Grants,
             is_default: false,
+            owner: Default::default(),
             is_implied: false,
             hosts: vec![],
             egress,
