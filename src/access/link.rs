@@ -262,8 +262,18 @@ impl Links {
         media_type: Option<&MediaType>,
         size: Option<u64>,
     ) {
-        let key: Key = key(registry, repository, digest).into();
         let link = Link { seen_at: now(), media_type: media_type.cloned(), size };
+        self.write(key(registry, repository, digest).into(), link);
+    }
+
+    /// Upstream told another size than the content has; what it allowed stands.
+    pub fn correct_size(&self, registry: &Registry, repository: &Repository, digest: &Digest, size: u64) {
+        if let Some(link) = self.last(registry, repository, digest) {
+            self.write(key(registry, repository, digest).into(), Link { size: Some(size), ..link });
+        }
+    }
+
+    fn write(&self, key: Key, link: Link) {
         if let Some(stored) = &*self.stored.load() {
             stored.send(Change::Put(Arc::clone(&key), link.clone()));
         }

@@ -18,5 +18,5 @@ pub use grant::{Grant, InvalidGrant};
 pub use link::{Generation, Link, LinkKey, Links, Revocation};
 pub use record::{ClientRecord, InvalidClient, ProofRecord, check_name, check_password_hash, check_token_hash};
 pub use secret::{SecretError, make_secret, password_proof, token_proof};
-pub use throttle::LoginLimits;
+pub use throttle::{LoginLimits, customer};
 pub use token::{Issued, Scope, TokenKey};

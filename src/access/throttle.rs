@@ -128,11 +128,16 @@ impl Throttle {
 }
 
 fn of(peer: Option<IpAddr>) -> Key {
-    Key::Peer(match peer.map(|peer| peer.to_canonical()) {
-        Some(IpAddr::V6(address)) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
-        Some(address) => address,
-        None => Ipv6Addr::UNSPECIFIED.into(),
-    })
+    Key::Peer(peer.map_or(Ipv6Addr::UNSPECIFIED.into(), customer))
+}
+
+/// What one customer of a provider has: an IPv4 address, or of an IPv6 address
+/// its /64.
+pub fn customer(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)).into(),
+        address => address,
+    }
 }
 
 #[cfg(test)]

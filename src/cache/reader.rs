@@ -24,12 +24,17 @@ pub enum Method {
     /// Copies in memory: for connections that look at the bytes, as TLS does,
     /// where a failing disk under a mapping would be a signal, not an error.
     Read,
+    /// As [`Read`](Method::Read), in small pieces: for connections that send
+    /// many responses at a time, of which each holds one.
+    ReadShared,
 }
 
 /// A window of a mapping. Large enough that the work per window vanishes.
 const MAPPED_WINDOW: u64 = 4 << 20;
 /// A window that is read into memory.
 const READ_WINDOW: u64 = 256 << 10;
+/// The same, where many are held at a time.
+const SHARED_WINDOW: u64 = 32 << 10;
 
 /// Yields the bytes of one range, in order.
 pub struct Reader {
@@ -174,7 +179,8 @@ impl Reader {
             }
             (Content::Mapped(_) | Content::File(_), _) => {
                 let Some(file) = self.content().file() else { return Ok(Bytes::new()) };
-                let mut buffer = vec![0; to_usize((until - start).min(READ_WINDOW))];
+                let window = if self.method == Method::ReadShared { SHARED_WINDOW } else { READ_WINDOW };
+                let mut buffer = vec![0; to_usize((until - start).min(window))];
                 let end = start + buffer.len() as u64;
                 let resident = kernel::try_read_at(file, &mut buffer, start)?.filter(|read| *read > 0);
                 let unchecked = self.unchecked(start, end, resident.is_none());

@@ -156,8 +156,12 @@ impl Puller {
                     }
                     let has_other_size =
                         link.as_ref().and_then(|link| link.size).is_some_and(|size| size != blob.len());
-                    if has_other_size && !matches!(self.cache.verify(digest).await, Ok(Verdict::Sound)) {
-                        continue;
+                    if has_other_size {
+                        if !matches!(self.cache.verify(digest).await, Ok(Verdict::Sound)) {
+                            continue;
+                        }
+                        // Upstream told a wrong one: to look once is enough.
+                        self.links.correct_size(registry, repository, digest, blob.len());
                     }
                     let mut verification = peer.and_then(|peer| self.repeats.check(&self.cache, peer, digest));
                     if blob.len() <= HELD_BACK

@@ -11,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use super::budget::Budget;
 use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -94,15 +95,19 @@ impl Drop for Answering {
     }
 }
 
-/// A body that says when it has ended, or was given up.
+/// A body that says when it has ended, or was given up, and that is not read
+/// beyond what its connection may hold.
 pub(super) struct Answer<B> {
     body: B,
     _answering: Answering,
+    /// Where bytes are held in memory.
+    budget: Option<Budget>,
+    timer: Option<Pin<Box<Sleep>>>,
 }
 
 impl<B> Answer<B> {
-    pub(super) fn new(body: B, answering: Answering) -> Answer<B> {
-        Answer { body, _answering: answering }
+    pub(super) fn new(body: B, answering: Answering, budget: Option<Budget>) -> Answer<B> {
+        Answer { body, _answering: answering, budget, timer: None }
     }
 }
 
@@ -111,7 +116,16 @@ impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Answer<B> {
     type Error = B::Error;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let this = &mut *self;
+        let Some(budget) = &this.budget else { return Pin::new(&mut this.body).poll_frame(cx) };
+        ready!(budget.poll_room(&mut this.timer, cx));
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        if let Some(Ok(frame)) = &frame
+            && let Some(bytes) = frame.data_ref()
+        {
+            budget.hold(bytes.len());
+        }
+        Poll::Ready(frame)
     }
 
     fn is_end_stream(&self) -> bool {

@@ -17,10 +17,11 @@ use tracing::debug;
 
 use super::activity::{Activity, Answer, Answering, HeaderGuard};
 use super::allowance::{Allowance, Allowed};
+use super::budget::{Budget, Budgets, Metered};
 use super::settings::{BodyMethod, ServerLimits};
 use super::stream::{PlainStream, StallGuard};
 use super::tls::Tls;
-use crate::access::CertificateNames;
+use crate::access::{CertificateNames, customer};
 use crate::api::{Api, Peer, Transport};
 use crate::cache::Method;
 use crate::kernel::{Mappings, PipePool};
@@ -28,6 +29,8 @@ use crate::registry::Door;
 
 /// TLS records are filled from buffers of this size.
 const TLS_BUFFER: usize = 256 * 1024;
+/// What an HTTP/2 stream takes ahead of its connection.
+const STREAM_BUFFER: usize = 64 * 1024;
 
 /// What all connections of a listener share.
 pub(super) struct Shared {
@@ -36,6 +39,7 @@ pub(super) struct Shared {
     pub(super) tls: Option<Arc<Tls>>,
     pub(super) body: BodyMethod,
     pub(super) pipes: PipePool,
+    pub(super) budgets: Arc<Budgets>,
     pub(super) stopping: CancellationToken,
     /// Which listener its connections come by.
     pub(super) door: Door,
@@ -63,8 +67,10 @@ impl Shared {
             };
             peer.transport = transport;
             let stream = PlainStream::new(tcp, mappings, pipes);
-            return self.http1(StallGuard::new(stream, self.limits.write_stall_timeout), peer).await;
+            return self.http1(StallGuard::new(stream, self.limits.write_stall_timeout), peer, None).await;
         };
+        let budget = self.budgets.open(customer(address.ip()));
+        let tcp = Metered::new(tcp, budget.clone());
         match tokio::time::timeout(self.limits.tls_handshake_timeout, tls.acceptor().accept(tcp)).await {
             Ok(Ok(mut stream)) => {
                 stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));
@@ -72,14 +78,18 @@ impl Shared {
                 peer.certificate = shown.and_then(|first| CertificateNames::read(first)).map(Arc::new);
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let stream = StallGuard::new(stream, self.limits.write_stall_timeout);
-                if is_http2 { self.http2(stream, peer).await } else { self.http1(stream, peer).await }
+                if is_http2 {
+                    self.http2(stream, peer, budget).await
+                } else {
+                    self.http1(stream, peer, Some(budget)).await
+                }
             }
             Ok(Err(error)) => debug!(%address, %error, "TLS handshake failed"),
             Err(_) => debug!(%address, "TLS handshake took too long"),
         }
     }
 
-    async fn http1(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer) {
+    async fn http1(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, budget: Option<Budget>) {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
@@ -90,7 +100,7 @@ impl Shared {
             .max_header_size(self.limits.max_header_bytes);
         let activity = Activity::new(self.limits.header_timeout);
         let stream = HeaderGuard::new(stream, activity.clone(), self.limits.header_timeout);
-        let service = service_fn(|request| self.answer(request, &peer, activity.begin()));
+        let service = service_fn(|request| self.answer(request, &peer, activity.begin(), budget.clone()));
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
@@ -104,13 +114,19 @@ impl Shared {
         }
     }
 
-    async fn http2(&self, stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static, peer: Peer) {
+    async fn http2(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+        mut peer: Peer,
+        budget: Budget,
+    ) {
+        peer.transport.method = Method::ReadShared;
         let mut builder = http2::Builder::new(TokioExecutor::new());
         builder
             .timer(TokioTimer::new())
             .max_concurrent_streams(self.limits.max_streams)
             .max_header_list_size(u32::try_from(self.limits.max_header_bytes).unwrap_or(u32::MAX))
-            .max_send_buf_size(TLS_BUFFER)
+            .max_send_buf_size(STREAM_BUFFER)
             .keep_alive_interval(std::time::Duration::from_secs(20));
         let (api, allowance) = (Arc::clone(&self.api), Allowance::new());
         let stream = Allowed::new(stream, allowance.clone());
@@ -120,9 +136,10 @@ impl Shared {
         let service = service_fn(move |request: Request<Incoming>| {
             allowance.grant(for_request);
             let (api, peer, answering) = (Arc::clone(&api), peer.clone(), activity.begin());
+            let budget = Some(budget.clone());
             async move {
                 let answer = api.handle(&request.into_parts().0, &peer).await;
-                Ok::<_, Infallible>(answer.map(|body| Answer::new(body, answering)))
+                Ok::<_, Infallible>(answer.map(|body| Answer::new(body, answering, budget)))
             }
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
@@ -152,8 +169,9 @@ impl Shared {
         request: Request<Incoming>,
         peer: &Peer,
         answering: Answering,
+        budget: Option<Budget>,
     ) -> Result<http::Response<Answer<crate::api::Counted>>, Infallible> {
         let answer = self.api.handle(&request.into_parts().0, peer).await;
-        Ok(answer.map(|body| Answer::new(body, answering)))
+        Ok(answer.map(|body| Answer::new(body, answering, budget)))
     }
 }

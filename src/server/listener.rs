@@ -12,9 +12,11 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tracing::{info, warn};
 
+use super::budget::Budgets;
 use super::connection::Shared;
 use super::settings::ServerSettings;
 use super::tls::{Tls, TlsError};
+use crate::access::customer;
 use crate::api::Api;
 use crate::kernel::PipePool;
 use crate::registry::Door;
@@ -56,6 +58,7 @@ impl Server {
     pub fn start(settings: &ServerSettings, api: Arc<Api>) -> Result<Server, ServerError> {
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
         let (pipes, stopping) = (PipePool::default(), CancellationToken::new());
+        let budgets = Arc::new(Budgets::default());
         let shared = |door| {
             Arc::new(Shared {
                 api: Arc::clone(&api),
@@ -63,6 +66,7 @@ impl Server {
                 tls: tls.clone(),
                 body: settings.body,
                 pipes: pipes.clone(),
+                budgets: Arc::clone(&budgets),
                 stopping: stopping.clone(),
                 door,
             })
@@ -139,7 +143,7 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, places: Arc<Places>,
             Ok((tcp, address)) => {
                 // Over the bound a connection is closed at once: answering it
                 // would cost what the bound protects.
-                let Some(place) = places.take(address.ip()) else { continue };
+                let Some(place) = places.take(customer(address.ip())) else { continue };
                 let shared = Arc::clone(&shared);
                 tasks.spawn(async move {
                     shared.serve(tcp, address).await;

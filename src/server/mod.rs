@@ -2,6 +2,7 @@
 
 mod activity;
 mod allowance;
+mod budget;
 mod connection;
 mod listener;
 mod settings;

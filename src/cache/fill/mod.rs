@@ -161,7 +161,8 @@ impl Fill {
     async fn begin(&self) -> Result<(Partial, Opened), FillError> {
         let (digest, keeper, salvage) = (self.digest, Arc::clone(&self.keeper), self.salvage.clone());
         let owner = self.source.owner();
-        let partial = blocking(move || Partial::open(keeper.take_partial(&digest)?, &digest, owner, salvage.as_ref())).await?;
+        let partial =
+            blocking(move || Partial::open(keeper.take_partial(&digest)?, &digest, owner, salvage.as_ref())).await?;
         // No more than what is missing: what is on its way when a connection
         // is left costs the source all the same.
         let until = partial.written.behind(partial.hashed).next().map(|(start, _)| start);

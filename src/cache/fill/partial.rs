@@ -69,12 +69,7 @@ impl Partial {
     ///
     /// What another `owner` left is forgotten: who may not have the content yet
     /// is not given what somebody else was sent of it.
-    pub(super) fn open(
-        files: Files,
-        digest: &Digest,
-        owner: Owner,
-        salvage: Option<&Salvage>,
-    ) -> io::Result<Partial> {
+    pub(super) fn open(files: Files, digest: &Digest, owner: Owner, salvage: Option<&Salvage>) -> io::Result<Partial> {
         let Files { file, known, log } = files;
         let known = match known.split_first_chunk::<OWNER>() {
             Some((whose, known)) if *whose == owner.0 => known,
