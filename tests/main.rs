@@ -30,6 +30,7 @@ mod leaks;
 mod login;
 mod mirror;
 mod names;
+mod odd_answers;
 mod outage;
 mod outbound;
 mod permission;

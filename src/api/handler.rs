@@ -22,7 +22,7 @@ use crate::access::{CertificateNames, Evidence, Gate, Identity, Principal, Rejec
 use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository, TooManyRanges, parse_ranges};
 use crate::pull::{self, BlobQuestion, Puller};
 use crate::registry::{AccessMode, Address, AddressHint, Directory, Door, HostPort, Registry, Resolved};
-use crate::telemetry::{Audit, Event, Metrics, RequestLabels};
+use crate::telemetry::{Audit, Event, Lines, Metrics, RequestLabels};
 
 /// The data listener's API.
 pub struct Api {
@@ -36,6 +36,7 @@ pub struct Api {
     max_uri_bytes: usize,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
+    lines: Lines,
 }
 
 /// Who asks, as far as the connection tells, and how it wants its bytes.
@@ -78,7 +79,8 @@ impl Api {
         metrics: Arc<Metrics>,
         audit: Arc<Audit>,
     ) -> Api {
-        Api { directory, gate, puller, ping, reached, public_host: None, max_uri_bytes, metrics, audit }
+        let lines = Lines::default();
+        Api { directory, gate, puller, ping, reached, public_host: None, max_uri_bytes, metrics, audit, lines }
     }
 
     /// The same, of a proxy that clients know by the name `host`.
@@ -135,8 +137,7 @@ impl Api {
             let Resolved { registry, repository, .. } = &resolved;
             match &error {
                 pull::Error::NotFound | pull::Error::RangeNotSatisfiable { .. } | pull::Error::Offline => {}
-                pull::Error::Denied => info!(registry = %registry.name, %repository, "upstream denied access"),
-                error => warn!(registry = %registry.name, %repository, %error, "pull failed"),
+                error => self.tell_of(error, registry, repository, peer),
             }
             match is_root.then(|| self.near(name, registry, principal)).flatten() {
                 Some(near) => response::failure_near(&error, unknown, &near),
@@ -146,6 +147,17 @@ impl Api {
         match &ns {
             Some(ns) if resolved.by_ns => Ok(response::with_namespace(answer, &ns.to_string())),
             _ => Ok(answer),
+        }
+    }
+
+    /// Says once in a while why pulls fail.
+    fn tell_of(&self, error: &pull::Error, registry: &Registry, repository: &Repository, peer: &Peer) {
+        let what = (registry.name.slug(), repository.as_str(), std::mem::discriminant(error));
+        let Some(left_out) = self.lines.admit(what, peer.address) else { return };
+        let left_out = (left_out > 0).then_some(left_out);
+        match error {
+            pull::Error::Denied => info!(registry = %registry.name, %repository, left_out, "upstream denied access"),
+            error => warn!(registry = %registry.name, %repository, %error, left_out, "pull failed"),
         }
     }
 
@@ -387,11 +399,11 @@ impl Api {
             }
             Endpoint::Tags { name } => {
                 let reply = self.puller.tags(registry, repository, name, query).await?;
-                Ok(response::list(reply, "application/json", path))
+                Ok(response::list(reply, "application/json", path, request.uri.query()))
             }
             Endpoint::Referrers { digest, .. } => {
                 let reply = self.puller.referrers(registry, repository, digest, query).await?;
-                Ok(response::list(reply, "application/vnd.oci.image.index.v1+json", path))
+                Ok(response::list(reply, "application/vnd.oci.image.index.v1+json", path, request.uri.query()))
             }
         }
     }

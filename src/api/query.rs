@@ -8,9 +8,6 @@ use crate::oci::ErrorCode;
 use crate::pull::ListQuery;
 use crate::registry::HostPort;
 
-/// More entries than this are not asked of an upstream at once.
-const MAX_PAGE: u32 = 1000;
-
 /// Why a query is refused.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct QueryError {
@@ -46,7 +43,7 @@ pub(super) fn parse(raw: &str) -> Result<Query, QueryError> {
                     code: ErrorCode::PaginationNumberInvalid,
                     message: "`n` is no number of entries",
                 })?;
-                query.list.pairs.push(("n".to_owned(), n.min(u64::from(MAX_PAGE)).to_string()));
+                query.list.pairs.push(("n".to_owned(), n.to_string()));
             }
             _ => query.list.pairs.push((name.into_owned(), value.into_owned())),
         }
@@ -78,7 +75,8 @@ mod tests {
     fn page_sizes_are_numbers_and_bounded() {
         let n = |raw: &str| parse(raw).map(|query| query.list.pairs).map_err(|error| error.code);
         assert_eq!(n("n=5&last=b"), Ok(vec![("n".into(), "5".into()), ("last".into(), "b".into())]));
-        assert_eq!(n("n=100000"), Ok(vec![("n".into(), "1000".into())]));
+        // As much as upstream gives: what it leaves out it tells of.
+        assert_eq!(n("n=100000"), Ok(vec![("n".into(), "100000".into())]));
         for raw in ["n=", "n=-1", "n=0x10", "n=99999999999999999999", "n=1.5", "n=+1"] {
             assert_eq!(n(raw), Err(ErrorCode::PaginationNumberInvalid), "{raw}");
         }

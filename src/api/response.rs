@@ -172,11 +172,14 @@ pub(super) fn etag(digest: &Digest) -> String {
     format!("\"{digest}\"")
 }
 
-/// A list; `path` is where the client asked, for the link to the next page.
-pub(super) fn list(reply: ListReply, media_type: &str, path: &str) -> Response<Body> {
+/// A list; `path` is where the client asked, and `query` how, for the link to
+/// the next page: with `ns`, that is a page of the same registry only with it.
+pub(super) fn list(reply: ListReply, media_type: &str, path: &str, query: Option<&str>) -> Response<Body> {
     let mut builder = Builder::new(200, Body::full(reply.bytes)).set(CONTENT_TYPE, media_type);
     if let Some(next) = reply.next {
-        builder = builder.set(LINK, &format!("<{path}?{next}>; rel=\"next\""));
+        let namespace = query.unwrap_or_default().split('&').find(|pair| pair.starts_with("ns="));
+        let namespace = namespace.map_or_else(String::new, |pair| format!("&{pair}"));
+        builder = builder.set(LINK, &format!("<{path}?{next}{namespace}>; rel=\"next\""));
     }
     if reply.filtered {
         builder = builder.set(FILTERS_APPLIED, "artifactType");

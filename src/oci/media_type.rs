@@ -51,7 +51,10 @@ impl MediaType {
     /// Whether registries use this type for something other than manifests
     /// (a login page, plain JSON): the body then has to say what it is.
     pub fn is_generic(&self) -> bool {
-        matches!(self.as_str(), "application/json" | "text/plain" | "application/octet-stream" | "binary/octet-stream")
+        matches!(
+            self.as_str(),
+            "application/json" | "text/html" | "text/plain" | "application/octet-stream" | "binary/octet-stream"
+        )
     }
 }
 

@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use http::{HeaderValue, Method};
-use tracing::warn;
+use tracing::debug;
 
 use super::error::Error;
 use super::flight::Flights;
@@ -18,7 +18,7 @@ use crate::access::{Link, LinkKey, Links};
 use crate::cache::Cache;
 use crate::oci::{Digest, MediaType, Reference, Repository, Tag, check_manifest};
 use crate::registry::Registry;
-use crate::upstream::{self, ManifestAnswer, Upstream};
+use crate::upstream::{ManifestAnswer, Upstream};
 
 /// What HEAD told, as far as it told it.
 pub(super) type Told = Option<ManifestHead>;
@@ -78,11 +78,15 @@ impl Asker {
         let Subject { upstream, repository, reference } = subject;
         let (slot, asked) = (self.slot(subject), self.links.generation());
         let answer = match upstream.manifest(Method::HEAD, repository, reference, None).await {
-            Err(upstream::Error::Status { status: 405, .. }) => return Ok(None),
+            // Nothing is remembered of it: GET is asked, and its answer counts.
+            Err(error) if error.may_be_of_head_alone() => return Ok(None),
             answer => answer.map_err(|error| self.failed(subject, Some(slot), error.into()))?,
         };
         self.setbacks.recovered(subject.registry(), repository);
         let ManifestAnswer { digest, media_type, length, .. } = answer;
+        // What describes a web page, or nothing, is not a manifest's.
+        let media_type = media_type.filter(|said| !said.is_generic());
+        let length = length.filter(|length| *length > 0);
         // A digest that contradicts the question is for GET to refuse.
         let Some(digest) = digest.filter(|said| !matches!(reference, Reference::Digest(asked) if asked != said)) else {
             return Ok(None);
@@ -209,7 +213,8 @@ impl Asker {
 fn check(reference: &Reference, answer: ManifestAnswer) -> Result<Manifest, Failed> {
     let ManifestAnswer { bytes, media_type, digest: claimed, origin, .. } = answer;
     let refuse = |what: String| {
-        warn!(%origin, %reference, what, "a manifest was refused");
+        // The pull that fails of it tells the operator.
+        debug!(%origin, %reference, what, "a manifest was refused");
         Err(Error::BadUpstream(what).into())
     };
     let media_type = match check_manifest(media_type.as_ref(), &bytes) {

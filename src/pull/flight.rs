@@ -1,16 +1,20 @@
 //! Questions under way: one for any number of askers.
 //!
-//! A question belongs to nobody who asked it: it goes on when its askers leave,
-//! and what comes of it serves those who ask later.
+//! A question belongs to nobody who asked it: it goes on for a while when its
+//! askers leave, and what comes of it serves those who ask later.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use tokio::sync::watch;
 
 /// Askers can leave faster than upstream answers: more questions than this are
 /// not begun.
 const MAX_QUESTIONS: usize = 10_000;
+
+/// A question that nobody waits for goes on for one to two times this long.
+const PATIENCE: Duration = Duration::from_secs(5);
 
 type Running<V> = HashMap<String, watch::Receiver<Option<V>>>;
 
@@ -46,7 +50,10 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
                     running.insert(key.clone(), answer.clone());
                     let (question, landing) = (begin(), Landing { flights: self.clone(), key });
                     tokio::spawn(async move {
-                        let value = question.await;
+                        let value = tokio::select! {
+                            value = question => value,
+                            () = left(&tell) => return,
+                        };
                         // Whoever asks from here on asks anew.
                         drop(landing);
                         let _ = tell.send(Some(value));
@@ -60,6 +67,21 @@ impl<V: Clone + Send + Sync + 'static> Flights<V> {
 
     fn lock(&self) -> MutexGuard<'_, Running<V>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Waits until nobody has waited for the answer for a while. Whoever comes by
+/// in that moment is told that the question came to grief.
+async fn left<V>(tell: &watch::Sender<Option<V>>) {
+    let mut alone = false;
+    loop {
+        tokio::time::sleep(PATIENCE).await;
+        // The list has one.
+        let now = tell.receiver_count() <= 1;
+        if alone && now {
+            return;
+        }
+        alone = now;
     }
 }
 

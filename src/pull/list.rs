@@ -103,8 +103,8 @@ struct Whose<'a> {
 
 #[derive(Deserialize)]
 struct UpstreamTags {
-    /// `null` from some registries.
-    tags: Option<Vec<String>>,
+    /// `null` from some registries, and in some a tag is.
+    tags: Option<Vec<Option<String>>>,
 }
 
 #[derive(Serialize)]
@@ -223,7 +223,7 @@ impl Puller {
 
 fn parse_tags(bytes: &[u8]) -> std::result::Result<Vec<String>, ()> {
     let parsed: UpstreamTags = serde_json::from_slice(bytes).map_err(|_| ())?;
-    Ok(parsed.tags.unwrap_or_default())
+    Ok(parsed.tags.unwrap_or_default().into_iter().flatten().collect())
 }
 
 async fn ask_referrers(
@@ -233,25 +233,35 @@ async fn ask_referrers(
     query: &str,
 ) -> std::result::Result<Page, Failed> {
     let asked = Instant::now();
-    match upstream.referrers(repository, digest, query).await {
-        Ok(page) => {
-            check_index(&page.bytes)?;
+    let referrers = upstream.referrers(repository, digest, query).await;
+    let is_denied = matches!(referrers, Err(upstream::Error::Denied { .. }));
+    match referrers {
+        Ok(page) if check_index(&page.bytes).is_ok() => {
             Ok(Page { bytes: page.bytes, next: page.next, filtered: page.filtered, asked })
         }
-        Err(upstream::Error::NotFound | upstream::Error::Status { status: 400 | 405 | 501, .. }) => {
+        // A registry without this API says so in many ways: with a web page,
+        // with nothing, with a refusal, with the way to its sign-in.
+        Err(error) if !says_no(&error) => Err(error.into()),
+        Ok(_) | Err(_) => {
             let tag = digest.referrers_tag().parse().map_err(|_| Error::NotFound)?;
             let bytes = match upstream.manifest(Method::GET, repository, &Reference::Tag(tag), None).await {
                 Ok(answer) => {
                     check_index(&answer.bytes)?;
                     answer.bytes
                 }
-                Err(upstream::Error::NotFound) => Bytes::from_static(EMPTY_INDEX.as_bytes()),
+                // Who is denied both is denied the repository.
+                Err(error @ upstream::Error::Denied { .. }) if is_denied => return Err(error.into()),
+                Err(error) if says_no(&error) => Bytes::from_static(EMPTY_INDEX.as_bytes()),
                 Err(error) => return Err(error.into()),
             };
             Ok(Page { bytes, next: None, filtered: false, asked })
         }
-        Err(error) => Err(error.into()),
     }
+}
+
+/// Whether it is an answer, if not the one that was asked for.
+fn says_no(error: &upstream::Error) -> bool {
+    error.may_be_of_head_alone()
 }
 
 /// A list of referrers is an index and nothing else.

@@ -8,19 +8,13 @@
 
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use super::lines::Lines;
 
 /// The target of every line of the audit trail.
 pub(super) const TARGET: &str = "audit";
 
-/// The same event is written once in this time.
-const EVERY: Duration = Duration::from_secs(60);
-/// Lines for one address in that time.
-const EACH: u64 = 30;
-/// Lines for all of them in that time.
-const ALL: u64 = 1000;
 /// A client that was seen at an address is not told of again for so long.
 const SEEN_FOR: Duration = Duration::from_secs(24 * 3600);
 const REMEMBERED: u64 = 20_000;
@@ -48,25 +42,15 @@ pub struct Event<'a> {
 
 /// Writes the audit trail.
 pub struct Audit {
-    /// When each event was written last, and how often it happened since.
-    recent: moka::sync::Cache<u64, Arc<Mutex<Recent>>>,
-    /// Lines of each address lately; those of all under no address.
-    lines: moka::sync::Cache<Option<IpAddr>, Arc<AtomicU64>>,
+    lines: Lines,
     seen: moka::sync::Cache<u64, ()>,
     hasher: RandomState,
-}
-
-#[derive(Default)]
-struct Recent {
-    written: Option<Instant>,
-    left_out: u64,
 }
 
 impl Default for Audit {
     fn default() -> Self {
         Audit {
-            recent: moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_idle(EVERY * 10).build(),
-            lines: moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_live(EVERY).build(),
+            lines: Lines::default(),
             seen: moka::sync::Cache::builder().max_capacity(REMEMBERED).time_to_idle(SEEN_FOR).build(),
             hasher: RandomState::new(),
         }
@@ -79,37 +63,35 @@ impl Audit {
         write(event, 0);
     }
 
-    /// Writes what a client did, unless that would flood the trail.
+    /// Writes what a client did, unless that would flood the trail. The first
+    /// refusal of a known client at an address is always written.
     pub fn client(&self, event: &Event<'_>) {
-        if let Some(repeated) = self.admit(event) {
-            write(event, repeated);
+        let is_first_denial = event.outcome == "denied" && event.principal.is_some() && {
+            let who = Event { registry: None, repository: None, ..*event };
+            self.is_first(&who)
+        };
+        match self.lines.admit(event, event.peer) {
+            Some(repeated) => write(event, repeated),
+            None if is_first_denial => write(event, 0),
+            None => {}
         }
     }
 
-    /// Writes the first of events that are alike.
+    /// Writes the first of events that are alike, whatever else happens: that a
+    /// client was let in is nothing that a stranger can cause.
     pub fn first(&self, event: &Event<'_>) {
+        if self.is_first(event) {
+            write(event, 0);
+        }
+    }
+
+    fn is_first(&self, event: &Event<'_>) -> bool {
         let key = self.hasher.hash_one(event);
-        if !self.seen.contains_key(&key) {
+        let is_first = !self.seen.contains_key(&key);
+        if is_first {
             self.seen.insert(key, ());
-            self.client(event);
         }
-    }
-
-    /// Whether it is written now; with it, how often it happened unwritten.
-    fn admit(&self, event: &Event<'_>) -> Option<u64> {
-        let recent = self.recent.get_with(self.hasher.hash_one(event), Arc::default);
-        let mut recent = recent.lock().unwrap_or_else(PoisonError::into_inner);
-        let lately = recent.written.is_some_and(|written| written.elapsed() < EVERY);
-        if lately || !self.has_room(event.peer, EACH) || !self.has_room(None, ALL) {
-            recent.left_out += 1;
-            return None;
-        }
-        recent.written = Some(Instant::now());
-        Some(std::mem::take(&mut recent.left_out))
-    }
-
-    fn has_room(&self, address: Option<IpAddr>, bound: u64) -> bool {
-        self.lines.get_with(address, Arc::default).fetch_add(1, Ordering::Relaxed) < bound
+        is_first
     }
 }
 
@@ -118,37 +100,4 @@ fn write(event: &Event<'_>, repeated: u64) {
     let peer = peer.map(tracing::field::display);
     let repeated = (repeated > 0).then_some(repeated);
     tracing::info!(target: TARGET, event, outcome, principal, peer, registry, repository, by, action, repeated, "audit");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn failed(principal: Option<&str>, peer: u32) -> Event<'_> {
-        let peer = Some(IpAddr::V4(peer.into()));
-        Event { event: "login", outcome: "failure", principal, peer, ..Event::default() }
-    }
-
-    #[test]
-    fn what_happens_again_is_left_out_and_counted() {
-        let audit = Audit::default();
-        assert_eq!(audit.admit(&failed(Some("ci"), 1)), Some(0));
-        assert_eq!(audit.admit(&failed(Some("ci"), 1)), None);
-        assert_eq!(audit.admit(&failed(Some("ci"), 1)), None);
-        assert_eq!(audit.admit(&failed(Some("other"), 1)), Some(0));
-        assert_eq!(audit.admit(&failed(Some("ci"), 2)), Some(0));
-        let key = audit.hasher.hash_one(failed(Some("ci"), 1));
-        audit.recent.get(&key).unwrap().lock().unwrap().written = None;
-        assert_eq!(audit.admit(&failed(Some("ci"), 1)), Some(2));
-    }
-
-    #[test]
-    fn nobody_floods_the_trail() {
-        let audit = Audit::default();
-        let names: Vec<String> = (0..1000).map(|n| n.to_string()).collect();
-        let written = names.iter().filter(|name| audit.admit(&failed(Some(name), 1)).is_some()).count();
-        assert_eq!(written as u64, EACH);
-        let others = (2..5000).filter(|peer| audit.admit(&failed(None, *peer)).is_some()).count();
-        assert_eq!(others as u64, ALL - EACH);
-    }
 }

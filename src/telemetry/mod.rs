@@ -3,9 +3,11 @@
 //! that does not print.
 
 mod audit;
+mod lines;
 mod log;
 mod metrics;
 
 pub use audit::{Audit, Event};
+pub use lines::Lines;
 pub use log::{LogError, LogFormat, LogSettings, start};
 pub use metrics::{Metrics, RequestLabels};

@@ -111,6 +111,16 @@ pub enum Error {
 }
 
 impl Error {
+    /// Whether it is a HEAD's no: registries that refuse HEAD, or know content
+    /// by GET alone, say so too, so that only GET can tell.
+    pub fn may_be_of_head_alone(&self) -> bool {
+        match self {
+            Error::NotFound | Error::Denied { .. } => true,
+            Error::Status { status, .. } => (400..500).contains(status) && *status != 429 || *status == 501,
+            _ => false,
+        }
+    }
+
     /// Whether the same request may succeed a little later.
     pub fn is_transient(&self) -> bool {
         match self {

@@ -13,6 +13,7 @@ mod dial;
 mod egress;
 mod error;
 mod limits;
+mod link;
 mod places;
 mod probe;
 mod question;

@@ -11,6 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, HeaderMap, IF_NONE_MATCH, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderValue, Method, StatusCode};
+use tokio::sync::{Semaphore, SemaphorePermit};
 use url::Url;
 
 use super::challenge::Challenge;
@@ -18,6 +19,7 @@ use super::connect::Connector;
 use super::egress::{Egress, Purpose};
 use super::error::{Error, Result};
 use super::limits::Sort;
+use super::link;
 use super::places::Places;
 use super::send::{Answer, Ask, Sender, collect};
 use super::speed::Bandwidth;
@@ -29,6 +31,9 @@ use crate::registry::{Credential, Kind, Origin, Registry};
 
 /// Largest manifest that is taken (distribution-spec: at least 4 MB).
 pub(super) const MAX_MANIFEST: usize = 4 << 20;
+
+/// Largest page of a list that is taken: a quarter of a million tags and more.
+const MAX_LIST: usize = 16 << 20;
 
 /// As much of an error's body as is looked at.
 const MAX_ERROR: usize = 64 * 1024;
@@ -44,6 +49,8 @@ pub struct Upstream {
     heads_are_refused: AtomicBool,
     /// Transfers at a time.
     pub(super) places: Arc<Places>,
+    /// Questions that bring little: manifests, permissions and lists.
+    questions: Semaphore,
     /// How fast they may be together.
     pub(super) bandwidth: Option<Arc<Bandwidth>>,
 }
@@ -76,6 +83,9 @@ pub struct Page {
     pub origin: Origin,
 }
 
+/// Questions that are open at a time, at least.
+const QUESTIONS: usize = 64;
+
 impl Upstream {
     /// The upstream of `registry`.
     ///
@@ -93,6 +103,7 @@ impl Upstream {
             tokens: Tokens::new(registry.name.clone(), registry.credential.clone()),
             scheme: RwLock::new(None),
             places: Places::new(registry.egress.max_connections),
+            questions: Semaphore::new(QUESTIONS.max(4 * registry.egress.max_connections)),
             bandwidth: outbound.max_bandwidth.map(|rate| Arc::new(Bandwidth::new(rate))),
             registry,
         })
@@ -143,6 +154,7 @@ impl Upstream {
         let accept = accept.unwrap_or(HeaderValue::from_static(MediaType::ACCEPT));
         let sort = if is_head { Sort::Question } else { Sort::Pull };
         let ask = Ask { method, accept: Some(accept), sort, ..Ask::default() };
+        let _turn = self.turn().await;
         self.read_manifest(self.ask_manifest(repository, reference, ask).await?, is_head).await
     }
 
@@ -164,11 +176,17 @@ impl Upstream {
             headers: headers.unwrap_or_default(),
             ..Ask::default()
         };
+        let _turn = self.turn().await;
         let answer = self.ask_manifest(repository, reference, ask).await?;
         if answer.response.status() == StatusCode::NOT_MODIFIED {
             return Ok(None);
         }
         self.read_manifest(answer, false).await.map(Some)
+    }
+
+    /// A turn to ask: so many questions are open at a time, whoever asks them.
+    async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.questions.acquire().await.ok()
     }
 
     async fn ask_manifest(&self, repository: &Repository, reference: &Reference, ask: Ask) -> Result<Answer> {
@@ -195,17 +213,20 @@ impl Upstream {
     /// # Errors
     /// As [`Error`] says.
     pub async fn may_read_blob(&self, repository: &Repository, digest: &Digest) -> Result<Option<u64>> {
+        let _turn = self.turn().await;
         let path = format!("/v2/{repository}/blobs/{digest}");
         let one_byte = || Ask { range: Some(HeaderValue::from_static("bytes=0-0")), ..Ask::default() };
         let Answer { response, origin, .. } = if self.heads_are_refused.load(Ordering::Relaxed) {
             self.ask_unfollowed(&path, repository, one_byte()).await?
         } else {
             match self.ask_unfollowed(&path, repository, Ask { method: Method::HEAD, ..Ask::default() }).await {
-                // Registries without HEAD on blobs, or where it is refused to
-                // everybody: one byte tells as much.
-                Err(Error::Status { status: 405, .. } | Error::Denied { status: 401 }) => {
+                // Registries without HEAD on blobs, where it is refused to
+                // everybody, or that know them by GET alone: one byte tells.
+                Err(refused) if refused.may_be_of_head_alone() => {
                     let answer = self.ask_unfollowed(&path, repository, one_byte()).await?;
-                    self.heads_are_refused.store(true, Ordering::Relaxed);
+                    if matches!(refused, Error::Status { status: 405 | 501, .. } | Error::Denied { status: 401 }) {
+                        self.heads_are_refused.store(true, Ordering::Relaxed);
+                    }
                     answer
                 }
                 other => other?,
@@ -240,16 +261,17 @@ impl Upstream {
     }
 
     async fn page(&self, repository: &Repository, action: &str, path: &str, query: &str) -> Result<Page> {
+        let _turn = self.turn().await;
         let target = if query.is_empty() { path.to_owned() } else { format!("{path}?{query}") };
         let answer = self.ask(&target, repository, action, Ask::default()).await?;
         expect(&answer, StatusCode::OK)?;
         let headers = answer.response.headers();
-        let next = headers.get(LINK).and_then(|value| next_query(value.to_str().ok()?, &answer.origin, path));
+        let next = link::next_query(headers.get_all(LINK).iter().filter_map(|line| line.to_str().ok()));
         let filtered = headers.get("oci-filters-applied").is_some_and(|value| {
             value.to_str().is_ok_and(|filters| filters.split(',').any(|filter| filter.trim() == "artifactType"))
         });
         let origin = answer.origin;
-        let bytes = collect(answer.response, &origin, MAX_MANIFEST).await?;
+        let bytes = collect(answer.response, &origin, MAX_LIST).await?;
         self.traffic().received(bytes.len());
         Ok(Page { bytes, next, filtered, origin })
     }
@@ -432,43 +454,9 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     Some(wait.min(Duration::from_secs(3600)))
 }
 
-/// The query of `Link: <…>; rel="next"`, if it leads to the same list of the
-/// same registry; anything else is dropped.
-fn next_query(link: &str, origin: &Origin, path: &str) -> Option<String> {
-    link.split(',').find_map(|one| {
-        let (target, parameters) = one.trim().strip_prefix('<')?.split_once('>')?;
-        let next = parameters.split(';').any(|parameter| {
-            let parameter: String = parameter.chars().filter(|c| !c.is_whitespace() && *c != '"').collect();
-            parameter.eq_ignore_ascii_case("rel=next")
-        });
-        let base: Url = format!("{origin}{path}").parse().ok()?;
-        let target = base.join(target).ok()?;
-        let same = next && Origin::of(&target).is_ok_and(|found| found == *origin) && target.path() == base.path();
-        same.then(|| target.query().unwrap_or_default().to_owned())
-    })
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_next_page_is_followed_only_within_the_same_list() {
-        let origin: Origin = "https://r.example".parse().unwrap();
-        let next = |link: &str| next_query(link, &origin, "/v2/a/tags/list");
-        assert_eq!(next(r#"</v2/a/tags/list?n=2&last=b>; rel="next""#), Some("n=2&last=b".into()));
-        assert_eq!(next("<https://r.example/v2/a/tags/list?next_page=x>; rel=next"), Some("next_page=x".into()));
-        assert_eq!(next("<?n=1>;rel=next"), Some("n=1".into()));
-        for link in [
-            r#"<http://evil/v2/a/tags/list?n=2>; rel="next""#,
-            r#"</v2/b/tags/list?n=2>; rel="next""#,
-            r#"</v2/a/tags/list?n=2>; rel="prev""#,
-            "nonsense",
-            "<>",
-        ] {
-            assert_eq!(next(link), None, "{link}");
-        }
-    }
 
     #[test]
     fn retry_after_is_read_in_both_forms_and_bounded() {
