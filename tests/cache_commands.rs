@@ -67,6 +67,8 @@ fn start() -> (Upstream, Proxy, String, String) {
     let proxy = Setup::open(&upstream).registry("My-Team", &upstream, "namespace = \"team\"").start();
     pull(&proxy, "app", &shared);
     pull(&proxy, "app", &own);
+    // Another registry's transfer gives nobody else a link.
+    proxy.wait_for_fills();
     pull(&proxy, "my-team/app", &shared);
     assert_eq!(proxy.wait_for_blobs(2), 2);
     // A moment later they are in the accounts too.

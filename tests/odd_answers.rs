@@ -5,6 +5,9 @@ use crate::support::http;
 use crate::support::proxy::{Proxy, Setup, eventually};
 use crate::support::upstream::{Answer, Upstream};
 
+/// What an answer is called, and the answer.
+type Odd = (&'static str, fn() -> Answer);
+
 fn start(keys: &str) -> (Upstream, Proxy) {
     let upstream = Upstream::start();
     let sections = "[cache]\nnot_found_ttl = \"0s\"\n";
@@ -15,14 +18,14 @@ fn start(keys: &str) -> (Upstream, Proxy) {
 
 #[test]
 fn a_tag_is_what_get_says_it_is_whatever_head_says() {
-    let page = || Answer::status(200).header("Content-Type", "text/html").body(b"<html>".to_vec());
-    let odd: [(&str, Box<dyn Fn() -> Answer + Send + Sync>); 6] = [
-        ("400", Box::new(|| Answer::status(400))),
-        ("403", Box::new(|| Answer::status(403))),
-        ("404", Box::new(|| Answer::status(404))),
-        ("405", Box::new(|| Answer::status(405))),
-        ("501", Box::new(|| Answer::status(501))),
-        ("a page", Box::new(page)),
+    let page: fn() -> Answer = || Answer::status(200).header("Content-Type", "text/html").body(b"<html>".to_vec());
+    let odd: [Odd; 6] = [
+        ("400", || Answer::status(400)),
+        ("403", || Answer::status(403)),
+        ("404", || Answer::status(404)),
+        ("405", || Answer::status(405)),
+        ("501", || Answer::status(501)),
+        ("a page", page),
     ];
     for (what, answer) in odd {
         let (upstream, proxy) = start("tag_ttl = \"0s\"");
@@ -88,7 +91,7 @@ fn a_list_goes_on_in_every_usual_form_and_at_the_same_registry() {
 
 #[test]
 fn a_registry_without_referrers_has_none_however_it_says_so() {
-    let answers: [(&str, fn() -> Answer); 5] = [
+    let answers: [Odd; 5] = [
         ("a page", || Answer::status(200).header("Content-Type", "text/html").body(b"<html>".to_vec())),
         ("nothing", || Answer::status(200)),
         ("403", || Answer::status(403)),

@@ -105,7 +105,9 @@ fn f21_a_question_is_asked_again_when_the_trouble_may_pass_and_only_then() {
             });
             let target = format!("/v2/app/{what}");
             let answer = if method == "HEAD" { proxy.head(&target) } else { proxy.get(&target) };
-            assert_eq!(answer.status == 200, asked == 3, "{method} {what} {status}: {}", answer.status);
+            // What HEAD refuses GET may give.
+            let is_for_get = method == "HEAD" && asked == 1;
+            assert_eq!(answer.status == 200, asked == 3 || is_for_get, "{method} {what} {status}: {}", answer.status);
             assert_eq!(upstream.count(method, what), asked, "{method} {what} {status}");
         }
     }

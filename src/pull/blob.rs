@@ -288,9 +288,13 @@ impl Puller {
             };
         }
         let registry = source.upstream.registry();
-        let share = self.shares.take(client, registry.name.slug(), registry.egress.max_connections);
+        let (slug, connections) = (registry.name.slug(), registry.egress.max_connections);
+        let mut share = self.shares.take(client, slug, connections);
         if share.is_none() && self.cache.running(digest).is_none() && self.cache.get(digest).await?.is_none() {
-            return Err(FindError::Busy);
+            share = self.shares.wait(client, slug, connections).await;
+            if share.is_none() {
+                return Err(FindError::Busy);
+            }
         }
         let begun = || -> Arc<dyn Source> {
             // Before anybody can follow it.

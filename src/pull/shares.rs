@@ -5,8 +5,9 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore};
 
 use crate::upstream;
 
@@ -15,7 +16,13 @@ use crate::upstream;
 pub(super) struct Shares {
     most: usize,
     held: Mutex<HashMap<Arc<str>, Held>>,
+    /// Told whenever a share is given back.
+    freed: Notify,
 }
+
+/// How long a client waits for one of its own fills to end: containerd gives up
+/// on an answer after 30 s.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(Debug, Default)]
 struct Held {
@@ -34,7 +41,25 @@ pub(super) struct Share {
 
 impl Shares {
     pub(super) fn new(most: usize) -> Arc<Shares> {
-        Arc::new(Shares { most, held: Mutex::default() })
+        Arc::new(Shares { most, held: Mutex::default(), freed: Notify::new() })
+    }
+
+    /// As [`take`](Shares::take), when it is the client's turn: one address may
+    /// be a whole cluster. `None` when none of its fills ends in time.
+    pub(super) async fn wait(self: &Arc<Self>, client: &str, registry: &str, connections: usize) -> Option<Share> {
+        let turn = async {
+            loop {
+                let freed = self.freed.notified();
+                tokio::pin!(freed);
+                // Before it is looked: what is given back in between counts.
+                freed.as_mut().enable();
+                if let Some(share) = self.take(client, registry, connections) {
+                    return share;
+                }
+                freed.await;
+            }
+        };
+        tokio::time::timeout(PATIENCE, turn).await.ok()
     }
 
     /// One more for `client`, unless it has all it may have. It goes to
@@ -71,6 +96,8 @@ impl Drop for Share {
                 all.remove(&self.client);
             }
         }
+        drop(all);
+        self.shares.freed.notify_waiters();
     }
 }
 
@@ -87,6 +114,22 @@ mod tests {
         drop(mine);
         assert!(shares.take("a", "r", 16).is_some());
         assert!(shares.held.lock().unwrap().is_empty(), "nobody is remembered for nothing");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn whoever_has_its_share_waits_until_something_of_it_ends_but_not_for_ever() {
+        let shares = Shares::new(1);
+        let first = shares.take("a", "r", 16);
+        let begun = tokio::time::Instant::now();
+        assert!(shares.wait("a", "r", 16).await.is_none());
+        assert_eq!(begun.elapsed(), PATIENCE);
+        let waiting = tokio::spawn({
+            let shares = Arc::clone(&shares);
+            async move { shares.wait("a", "r", 16).await.is_some() }
+        });
+        tokio::task::yield_now().await;
+        drop(first);
+        assert!(waiting.await.unwrap());
     }
 
     #[test]

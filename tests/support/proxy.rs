@@ -291,6 +291,12 @@ impl Proxy {
         self.blobs().len()
     }
 
+    /// Waits until no transfer runs, which is a little after the last blob has
+    /// its name: until then whoever asks follows it.
+    pub(crate) fn wait_for_fills(&self) {
+        assert!(eventually(|| self.metric("transship_fills") == 0.0));
+    }
+
     /// The files of blobs that are not complete.
     pub(crate) fn partials(&self) -> Vec<PathBuf> {
         files(&self.cache().join("partial"))
