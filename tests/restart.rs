@@ -274,3 +274,28 @@ fn a_process_that_starts_beside_another_takes_its_directory_over() {
     new.get(&later_target).assert_content(&later);
     assert_eq!(upstream.count("GET", "/blobs/"), 1);
 }
+
+#[test]
+fn whoever_comes_while_transfers_drain_is_answered() {
+    let (upstream, mut proxy, digest) = start();
+    let manifest = upstream.image("app", "1", &[]);
+    assert_eq!(proxy.get("/v2/app/manifests/1").body, manifest);
+    let gate = Gate::new();
+    let closed = gate.clone();
+    upstream.on("GET", "/blobs/", move |_, answer| answer.at(SIZE / 2, Event::Wait(closed.clone())));
+    let target = format!("/v2/app/blobs/{digest}");
+    let mut running = http::open(proxy.address(), "GET", &target, &[]);
+    running.read(SIZE / 4);
+    let pid = rustix::process::Pid::from_raw(proxy.pid().cast_signed()).unwrap();
+    rustix::process::kill_process(pid, rustix::process::Signal::TERM).unwrap();
+    assert!(eventually(|| http::get(proxy.admin(), "/readyz").status == 503));
+    for _ in 0..5 {
+        assert_eq!(proxy.get("/v2/app/manifests/1").body, manifest);
+    }
+    // One that stays without asking for anything holds up nobody.
+    let idle = http::connect(proxy.address());
+    gate.open();
+    running.finish();
+    assert!(proxy.ends_by_itself());
+    drop(idle);
+}

@@ -34,7 +34,7 @@ const MAPPED_WINDOW: u64 = 4 << 20;
 /// A window that is read into memory.
 const READ_WINDOW: u64 = 256 << 10;
 /// The same, where many are held at a time.
-const SHARED_WINDOW: u64 = 32 << 10;
+const SHARED_WINDOW: u64 = 16 << 10;
 
 /// Yields the bytes of one range, in order.
 pub struct Reader {

@@ -20,7 +20,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
 
 /// Bytes on their way to one connection.
-const CONNECTION: i64 = 1 << 20;
+const CONNECTION: i64 = 512 << 10;
 /// Bytes on their way to all connections of one address.
 const ADDRESS: i64 = 128 << 20;
 /// How soon a connection looks again whether its address may hold more.

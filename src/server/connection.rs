@@ -40,14 +40,17 @@ pub(super) struct Shared {
     pub(super) body: BodyMethod,
     pub(super) pipes: PipePool,
     pub(super) budgets: Arc<Budgets>,
+    /// Connections that came before it end with what they are answering.
     pub(super) stopping: CancellationToken,
+    /// The others do then.
+    pub(super) closing: CancellationToken,
     /// Which listener its connections come by.
     pub(super) door: Door,
 }
 
 impl Shared {
-    /// Serves one connection to its end.
-    pub(super) async fn serve(&self, tcp: TcpStream, address: SocketAddr) {
+    /// Serves one connection to its end; one that is late to one request.
+    pub(super) async fn serve(&self, tcp: TcpStream, address: SocketAddr, is_late: bool) {
         // Headers and the first bytes go out at once; large writes fill
         // segments anyway.
         let _ = tcp.set_nodelay(true);
@@ -67,7 +70,7 @@ impl Shared {
             };
             peer.transport = transport;
             let stream = PlainStream::new(tcp, mappings, pipes);
-            return self.http1(StallGuard::new(stream, self.limits.write_stall_timeout), peer, None).await;
+            return self.http1(StallGuard::new(stream, self.limits.write_stall_timeout), peer, None, is_late).await;
         };
         let budget = self.budgets.open(customer(address.ip()));
         let tcp = Metered::new(tcp, budget.clone());
@@ -79,9 +82,9 @@ impl Shared {
                 let is_http2 = stream.get_ref().1.alpn_protocol() == Some(b"h2");
                 let stream = StallGuard::new(stream, self.limits.write_stall_timeout);
                 if is_http2 {
-                    self.http2(stream, peer, budget).await
+                    self.http2(stream, peer, budget, is_late).await
                 } else {
-                    self.http1(stream, peer, Some(budget)).await
+                    self.http1(stream, peer, Some(budget), is_late).await
                 }
             }
             Ok(Err(error)) => debug!(%address, %error, "TLS handshake failed"),
@@ -89,10 +92,21 @@ impl Shared {
         }
     }
 
-    async fn http1(&self, stream: impl AsyncRead + AsyncWrite + Unpin, peer: Peer, budget: Option<Budget>) {
+    fn end_of(&self, is_late: bool) -> &CancellationToken {
+        if is_late { &self.closing } else { &self.stopping }
+    }
+
+    async fn http1(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Unpin,
+        peer: Peer,
+        budget: Option<Budget>,
+        is_late: bool,
+    ) {
         let mut builder = http1::Builder::new();
         builder
             .timer(TokioTimer::new())
+            .keep_alive(!is_late)
             // This one counts from the end of the request before; how long the
             // header itself may take is the guard's.
             .header_read_timeout(self.limits.keep_alive_timeout.max(self.limits.header_timeout))
@@ -104,7 +118,7 @@ impl Shared {
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {
             ended = connection.as_mut() => ended,
-            () = self.stopping.cancelled() => {
+            () = self.end_of(is_late).cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }
@@ -119,6 +133,7 @@ impl Shared {
         stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
         mut peer: Peer,
         budget: Budget,
+        is_late: bool,
     ) {
         peer.transport.method = Method::ReadShared;
         let mut builder = http2::Builder::new(TokioExecutor::new());
@@ -154,7 +169,7 @@ impl Shared {
                     () = silence.silence(self.limits.header_timeout, self.limits.header_timeout) => Ok(()),
                 }
             }
-            () = self.stopping.cancelled() => {
+            () = self.end_of(is_late).cancelled() => {
                 connection.as_mut().graceful_shutdown();
                 connection.await
             }

@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
@@ -44,8 +46,15 @@ pub enum ServerError {
 /// The data listeners, running.
 pub struct Server {
     addresses: Vec<SocketAddr>,
+    /// Drain has begun: connections end with what they are answering.
     stopping: CancellationToken,
+    /// Drain has ended: nothing more is accepted.
+    closing: CancellationToken,
+    acceptors: TaskTracker,
+    /// Connections that came before drain began.
     tasks: TaskTracker,
+    /// Those that have come since.
+    late: TaskTracker,
     drain_timeout: Duration,
 }
 
@@ -57,7 +66,7 @@ impl Server {
     /// running then.
     pub fn start(settings: &ServerSettings, api: Arc<Api>) -> Result<Server, ServerError> {
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
-        let (pipes, stopping) = (PipePool::default(), CancellationToken::new());
+        let (pipes, stopping, closing) = (PipePool::default(), CancellationToken::new(), CancellationToken::new());
         let budgets = Arc::new(Budgets::default());
         let shared = |door| {
             Arc::new(Shared {
@@ -68,6 +77,7 @@ impl Server {
                 pipes: pipes.clone(),
                 budgets: Arc::clone(&budgets),
                 stopping: stopping.clone(),
+                closing: closing.clone(),
                 door,
             })
         };
@@ -80,12 +90,15 @@ impl Server {
         let server = Server {
             addresses: listeners.iter().filter_map(|listener| listener.local_addr().ok()).collect(),
             stopping: stopping.clone(),
+            closing: closing.clone(),
+            acceptors: TaskTracker::new(),
             tasks: TaskTracker::new(),
+            late: TaskTracker::new(),
             drain_timeout: settings.limits.drain_timeout,
         };
         let places = Arc::new(Places::new(settings.limits.max_connections, settings.limits.max_connections_per_client));
         if let Some(tls) = &tls {
-            server.tasks.spawn(Arc::clone(tls).keep_current(server.stopping.clone()));
+            server.acceptors.spawn(Arc::clone(tls).keep_current(server.closing.clone()));
         }
         for (name, door, listeners) in [("data", Door::Main, listeners), ("mirror", Door::Mirror, mirrors)] {
             let shared = shared(door);
@@ -93,7 +106,8 @@ impl Server {
                 if let Ok(address) = listener.local_addr() {
                     info!(listener = name, %address, tls = tls.is_some(), "listening");
                 }
-                server.tasks.spawn(accept(listener, Arc::clone(&shared), Arc::clone(&places), server.tasks.clone()));
+                let tasks = (server.tasks.clone(), server.late.clone());
+                server.acceptors.spawn(accept(listener, Arc::clone(&shared), Arc::clone(&places), tasks));
             }
         }
         Ok(server)
@@ -109,13 +123,20 @@ impl Server {
         self.drain_timeout
     }
 
-    /// Stops accepting, lets running transfers finish within the drain time,
-    /// then cuts them.
+    /// Lets running transfers finish within the drain time, then cuts them.
+    /// Until they have, whoever comes is answered: the next process can listen
+    /// only when this one has ended, and clients do not ask again after a
+    /// refused connection.
     pub async fn stop(self) {
+        let deadline = Instant::now() + self.drain_timeout;
         self.stopping.cancel();
         self.tasks.close();
-        if tokio::time::timeout(self.drain_timeout, self.tasks.wait()).await.is_err() {
-            warn!(connections = self.tasks.len(), "cutting transfers that did not finish in time");
+        let in_time = tokio::time::timeout_at(deadline, self.tasks.wait()).await.is_ok();
+        self.closing.cancel();
+        self.late.close();
+        if !in_time || tokio::time::timeout_at(deadline, self.late.wait()).await.is_err() {
+            let connections = self.tasks.len() + self.late.len();
+            warn!(connections, "cutting transfers that did not finish in time");
         }
     }
 }
@@ -133,11 +154,11 @@ pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
     bind().map_err(|cause| ServerError::Listen { address, cause })
 }
 
-async fn accept(listener: TcpListener, shared: Arc<Shared>, places: Arc<Places>, tasks: TaskTracker) {
+async fn accept(listener: TcpListener, shared: Arc<Shared>, places: Arc<Places>, tasks: (TaskTracker, TaskTracker)) {
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
-            () = shared.stopping.cancelled() => return,
+            () = shared.closing.cancelled() => return,
         };
         match accepted {
             Ok((tcp, address)) => {
@@ -145,8 +166,10 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, places: Arc<Places>,
                 // would cost what the bound protects.
                 let Some(place) = places.take(customer(address.ip())) else { continue };
                 let shared = Arc::clone(&shared);
+                let is_late = shared.stopping.is_cancelled();
+                let tasks = if is_late { &tasks.1 } else { &tasks.0 };
                 tasks.spawn(async move {
-                    shared.serve(tcp, address).await;
+                    shared.serve(tcp, address, is_late).await;
                     drop(place);
                 });
             }
