@@ -13,6 +13,7 @@ use std::collections::HashMap;
 use std::hash::{BuildHasher as _, RandomState};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
@@ -21,7 +22,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
-use tokio::sync::Semaphore;
+use tokio::sync::{AcquireError, Semaphore, SemaphorePermit};
 use zeroize::Zeroizing;
 
 use super::certificate::CertificateNames;
@@ -31,6 +32,10 @@ use super::token::{Issued, Scope, TokenKey};
 use crate::oci::Repository;
 use crate::registry::{AccessMode, Registry};
 use crate::telemetry::{Audit, Event};
+
+/// Logins that wait for a slow check at a time; at two checks of some 40 ms it
+/// takes a second until the last of them has its turn.
+const MAX_WAITING: usize = 32;
 
 /// Who is asking.
 #[derive(Debug, Clone)]
@@ -138,6 +143,8 @@ pub struct Gate {
     passed: moka::future::Cache<[u8; 32], Arc<Client>>,
     /// Slow checks at a time; each takes memory and a core.
     checks: Semaphore,
+    /// Logins that wait for theirs.
+    waiting: AtomicUsize,
     throttle: Throttle,
     /// Absent where there is no randomness: no token is made then.
     tokens: Option<TokenKey>,
@@ -232,6 +239,7 @@ impl Gate {
             clients: ArcSwap::default(),
             passed: moka::future::Cache::builder().max_capacity(10_000).time_to_idle(PASSED_FOR).build(),
             checks: Semaphore::new(2),
+            waiting: AtomicUsize::new(0),
             throttle: Throttle::new(settings.limits),
             tokens: TokenKey::random(),
             audit,
@@ -428,11 +436,23 @@ impl Gate {
         match sent {
             Sent::Bearer(token) => self.by_token(token).ok_or(Rejected::Wrong),
             Sent::Basic { user, password } => {
-                let Ok(_permit) = self.checks.acquire().await else { return Err(Rejected::Wrong) };
+                let permit = self.turn_to_check().await?;
+                let Ok(_permit) = permit else { return Err(Rejected::Wrong) };
                 held_up()?;
                 self.by_password(user, password).await.ok_or(Rejected::Wrong)
             }
         }
+    }
+
+    /// Waits for the turn of a slow check, behind a bounded number of others:
+    /// strangers at many addresses would make everybody wait for minutes.
+    async fn turn_to_check(&self) -> Result<Result<SemaphorePermit<'_>, AcquireError>, Rejected> {
+        if self.waiting.fetch_add(1, Ordering::Relaxed) >= MAX_WAITING {
+            self.waiting.fetch_sub(1, Ordering::Relaxed);
+            return Err(Rejected::TooMany { retry_after: Duration::from_secs(1) });
+        }
+        let _waits = Waits(&self.waiting);
+        Ok(self.checks.acquire().await)
     }
 
     fn by_token(&self, token: &str) -> Option<Arc<Client>> {
@@ -469,6 +489,15 @@ impl Gate {
             .collect();
         let chosen = self.hasher.hash_one(user).checked_rem(hashes.len() as u64);
         chosen.and_then(|index| hashes.get(usize::try_from(index).ok()?).copied()).unwrap_or(NOBODY)
+    }
+}
+
+/// Counts a login that waits, also if its client leaves.
+struct Waits<'a>(&'a AtomicUsize);
+
+impl Drop for Waits<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -532,6 +561,31 @@ mod tests {
 
     fn sends(value: &[u8]) -> Evidence<'_> {
         Evidence { authorization: vec![value], ..Evidence::default() }
+    }
+
+    #[tokio::test]
+    async fn strangers_at_many_addresses_wait_in_a_bounded_queue_and_who_is_known_in_none() {
+        let gate = Arc::new(gate());
+        let known = basic("ci:correct horse");
+        assert_eq!(who(&gate, sends(known.as_bytes())).await, Ok("ci".into()));
+        let strangers: Vec<_> = (0..200_u8)
+            .map(|n| {
+                let gate = Arc::clone(&gate);
+                tokio::spawn(async move {
+                    let header = basic(&format!("u{n}:wrong"));
+                    let peer = Some(IpAddr::from([10, 9, n, 1]));
+                    let evidence = Evidence { peer, ..sends(header.as_bytes()) };
+                    matches!(gate.identify(evidence).await, Err(Rejected::TooMany { .. }))
+                })
+            })
+            .collect();
+        tokio::task::yield_now().await;
+        assert_eq!(who(&gate, sends(known.as_bytes())).await, Ok("ci".into()));
+        let mut turned_away = 0;
+        for stranger in strangers {
+            turned_away += usize::from(stranger.await.unwrap());
+        }
+        assert!(turned_away >= 200 - MAX_WAITING - 2, "{turned_away}");
     }
 
     #[tokio::test]

@@ -152,10 +152,12 @@ impl Shared {
             allowance.grant(for_request);
             let (api, peer, answering) = (Arc::clone(&api), peer.clone(), activity.begin());
             let budget = Some(budget.clone());
-            async move {
+            // On its own: a stream keeps the room of its largest state to its end,
+            // and this one is over long before the body is.
+            Box::pin(async move {
                 let answer = api.handle(&request.into_parts().0, &peer).await;
                 Ok::<_, Infallible>(answer.map(|body| Answer::new(body, answering, budget)))
-            }
+            })
         });
         let mut connection = pin!(builder.serve_connection(TokioIo::new(stream), service));
         let ended = tokio::select! {

@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout};
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-use super::dial::{DialError, dial};
+use super::dial::{DialError, LookUps, dial};
 use super::egress::Egress;
 use super::error::{Error, Result};
 use super::tls::{TlsError, client_config};
@@ -31,6 +31,7 @@ pub(super) struct Connector {
     own_tls: TlsConnector,
     tls: TlsConnector,
     own: Arc<[Origin]>,
+    look_ups: LookUps,
     timeouts: Timeouts,
     proxy: Option<Arc<OutboundProxy>>,
 }
@@ -52,6 +53,7 @@ impl Connector {
     ) -> std::result::Result<Connector, TlsError> {
         let with = |identity| Ok::<_, TlsError>(TlsConnector::from(Arc::new(client_config(ca_pem, identity)?)));
         Ok(Connector {
+            look_ups: LookUps::default(),
             egress,
             own_tls: with(outbound.identity.as_ref())?,
             tls: with(None)?,
@@ -97,13 +99,15 @@ impl Connector {
         let permit = |address| {
             if self.egress.permits(origin, address) { Ok(()) } else { Err(self.egress.not_permitted(origin, address)) }
         };
-        dial(origin.host(), origin.port(), self.timeouts.connect, permit).await.map_err(|error| match error {
-            DialError::Forbidden(error) => error,
-            DialError::Failed(cause) => Error::Unreachable { origin: origin.clone(), cause },
-            DialError::Timeout("it") => Error::Timeout { origin: origin.clone(), limit: self.timeouts.connect },
-            DialError::Timeout(who) => {
-                let cause = format!("{who} did not answer within {} s", self.timeouts.connect.as_secs());
-                Error::Unreachable { origin: origin.clone(), cause }
+        dial(&self.look_ups, (origin.host(), origin.port()), self.timeouts.connect, permit).await.map_err(|error| {
+            match error {
+                DialError::Forbidden(error) => error,
+                DialError::Failed(cause) => Error::Unreachable { origin: origin.clone(), cause },
+                DialError::Timeout("it") => Error::Timeout { origin: origin.clone(), limit: self.timeouts.connect },
+                DialError::Timeout(who) => {
+                    let cause = format!("{who} did not answer within {} s", self.timeouts.connect.as_secs());
+                    Error::Unreachable { origin: origin.clone(), cause }
+                }
             }
         })
     }
@@ -112,7 +116,8 @@ impl Connector {
     /// what it resolves the origin to is out of sight.
     async fn dial_proxy(&self, proxy: &OutboundProxy, origin: &Origin) -> Result<TcpStream> {
         self.egress.check_unresolved(origin)?;
-        let dialled = dial(&proxy.host, proxy.port, self.timeouts.connect, |_| Ok::<_, Error>(())).await;
+        let dialled =
+            dial(&self.look_ups, (&proxy.host, proxy.port), self.timeouts.connect, |_| Ok::<_, Error>(())).await;
         dialled.map_err(|error| match error {
             DialError::Forbidden(error) => error,
             DialError::Failed(cause) => through(proxy, origin, &cause),

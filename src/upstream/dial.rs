@@ -5,12 +5,14 @@
 //! Names are resolved anew for each connection: a changed address is found as
 //! soon as one is made.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, ToSocketAddrs as _};
+use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
 use tokio::net::TcpStream;
+use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 /// How long one address has before the next is tried beside it.
@@ -27,17 +29,46 @@ pub(super) enum DialError<E> {
     Forbidden(E),
 }
 
+/// Name look-ups of one registry at a time. One that takes long holds a thread
+/// until the resolver gives up, whoever still waits; the disk needs some too.
+const LOOK_UPS: usize = 8;
+
+/// The look-ups of one registry.
+#[derive(Debug, Clone)]
+pub(super) struct LookUps(Arc<Semaphore>);
+
+impl Default for LookUps {
+    fn default() -> LookUps {
+        LookUps(Arc::new(Semaphore::new(LOOK_UPS)))
+    }
+}
+
+impl LookUps {
+    async fn find(&self, host: &str, port: u16) -> std::io::Result<Vec<SocketAddr>> {
+        if let Ok(address) = host.parse::<IpAddr>() {
+            return Ok(vec![SocketAddr::new(address, port)]);
+        }
+        let turn = Arc::clone(&self.0).acquire_owned().await.map_err(std::io::Error::other)?;
+        let host = host.to_owned();
+        let found = tokio::task::spawn_blocking(move || {
+            let _turn = turn;
+            (host.as_str(), port).to_socket_addrs().map(Iterator::collect)
+        });
+        found.await?
+    }
+}
+
 /// Connects to `host` within `limit`. `check` says of each address whether it
 /// may be dialled; the connection is to one that it was asked about.
 pub(super) async fn dial<E>(
-    host: &str,
-    port: u16,
+    look_ups: &LookUps,
+    (host, port): (&str, u16),
     limit: Duration,
     check: impl Fn(SocketAddr) -> Result<(), E>,
 ) -> Result<TcpStream, DialError<E>> {
     let deadline = Instant::now() + limit;
     let host = host.trim_start_matches('[').trim_end_matches(']');
-    let found = match timeout_at(deadline, tokio::net::lookup_host((host, port))).await {
+    let found = match timeout_at(deadline, look_ups.find(host, port)).await {
         Err(_) => return Err(DialError::Timeout("the name servers")),
         Ok(Err(error)) => return Err(DialError::Failed(lookup_failure(&error.to_string()))),
         Ok(Ok(found)) => found,
@@ -190,11 +221,11 @@ mod tests {
         let alive = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = alive.local_addr().unwrap().port();
         let limit = Duration::from_secs(20);
-        let refused = dial("127.0.0.1", port, limit, |_| Err("no")).await;
+        let refused = dial(&LookUps::default(), ("127.0.0.1", port), limit, |_| Err("no")).await;
         assert!(matches!(refused, Err(DialError::Forbidden("no"))));
         // `localhost` is both families; one of them is not wanted.
         let v4_only = |address: SocketAddr| if address.ip() == IpAddr::from([127, 0, 0, 1]) { Ok(()) } else { Err(()) };
-        let found = dial("localhost", port, limit, v4_only).await.unwrap();
+        let found = dial(&LookUps::default(), ("localhost", port), limit, v4_only).await.unwrap();
         assert!(found.peer_addr().unwrap().is_ipv4());
     }
 
