@@ -14,6 +14,7 @@ mod egress;
 mod error;
 mod limits;
 mod link;
+mod pinned;
 mod places;
 mod probe;
 mod question;

@@ -4,8 +4,10 @@ use std::sync::{Arc, LazyLock};
 
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::client::WebPkiServerVerifier;
 use rustls::{ClientConfig, RootCertStore};
 
+use super::pinned::Pinned;
 use crate::registry::Identity;
 
 /// The system's authorities; Mozilla's where the system has none.
@@ -30,6 +32,9 @@ pub enum TlsError {
     /// The TLS library refuses its settings.
     #[error(transparent)]
     Rustls(#[from] rustls::Error),
+    /// It refuses the authorities.
+    #[error("the certificate authorities cannot be used: {0}")]
+    Authorities(#[from] rustls::client::VerifierBuilderError),
 }
 
 /// Whether a registry can be shown `identity`.
@@ -55,17 +60,22 @@ pub fn system_tls() -> Result<ClientConfig, TlsError> {
 /// among all of them.
 pub(super) fn client_config(ca_pem: Option<&[u8]>, identity: Option<&Identity>) -> Result<ClientConfig, TlsError> {
     let mut roots = SYSTEM_ROOTS.clone();
+    let mut own = Vec::new();
     if let Some(pem) = ca_pem {
-        let own: Vec<_> = CertificateDer::pem_slice_iter(pem).flatten().collect();
-        let (added, _) = roots.add_parsable_certificates(own);
+        own = CertificateDer::pem_slice_iter(pem).flatten().collect();
+        let (added, _) = roots.add_parsable_certificates(own.iter().cloned());
         if added == 0 {
             return Err(TlsError::NoCertificate);
         }
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let usual = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider)).build()?;
     let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()?
-        .with_root_certificates(roots);
+        // It refuses what the usual rules refuse, but for what stands in `ca`
+        // itself.
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(Pinned::new(usual, own)));
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
