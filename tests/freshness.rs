@@ -444,3 +444,17 @@ fn a_signature_that_is_made_later_is_seen_soon_by_tag_and_by_referrers() {
     let layer = sha256(b"signature");
     proxy.get(&format!("/v2/app/blobs/{layer}")).assert_content(&layer);
 }
+
+#[test]
+fn what_a_client_says_of_types_costs_no_question_each_time() {
+    let (upstream, proxy) = start("");
+    let image = upstream.image("app", "1", &[]);
+    assert_eq!(proxy.get(TAG).body, image);
+    upstream.forget();
+    for accept in ["a/b", "text/html, x/y", "application/vnd.docker.distribution.manifest.v1+json", "b/a, a/b"] {
+        for _ in 0..10 {
+            assert!(proxy.get_with(TAG, &[("Accept", accept)]).status < 500, "{accept}");
+        }
+    }
+    assert!(upstream.count("GET", "/manifests/") <= 1, "{}", upstream.count("GET", "/manifests/"));
+}

@@ -42,6 +42,11 @@ impl MediaType {
         )
     }
 
+    /// Whether manifests have this type, today's or those of old.
+    pub fn is_of_manifests(&self) -> bool {
+        self.is_schema1() || Self::ACCEPT.split(',').any(|known| known.trim() == self.as_str())
+    }
+
     /// Whether this is the withdrawn Docker schema 1, whose digest does not
     /// cover its signatures and so cannot be checked against the body.
     pub fn is_schema1(&self) -> bool {

@@ -5,6 +5,7 @@
 //! that there was; only bytes make a new one.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use http::{HeaderValue, Method};
 use tracing::debug;
@@ -14,7 +15,7 @@ use super::flight::Flights;
 use super::freshness::{Asked, Failed, Setbacks, lost};
 use super::manifest::{Manifest, ManifestHead, bytes_of};
 use super::tag::{Record, Tags};
-use crate::access::{Link, LinkKey, Links};
+use crate::access::{Generation, Link, LinkKey, Links};
 use crate::cache::Cache;
 use crate::oci::{Digest, MediaType, Reference, Repository, Tag, check_manifest};
 use crate::registry::Registry;
@@ -32,7 +33,21 @@ pub(super) struct Asker {
     pub(super) setbacks: Setbacks,
     heads: Flights<Result<Told, Failed>>,
     gets: Flights<Result<Arc<Manifest>, Failed>>,
+    /// What clients got that take only some types.
+    odd: moka::sync::Cache<String, Odd>,
 }
+
+/// What some clients get, for as long as the tag is fresh and nothing was
+/// revoked.
+#[derive(Clone)]
+struct Odd {
+    manifest: Arc<Manifest>,
+    asked: Instant,
+    generation: Generation,
+}
+
+/// Bytes of manifests that are remembered for some clients only.
+const MAX_ODD: u64 = 8 << 20;
 
 /// What a question is about.
 #[derive(Clone)]
@@ -54,7 +69,9 @@ impl Subject {
 
 impl Asker {
     pub(super) fn new(cache: Cache, links: Arc<Links>, tags: Tags, setbacks: Setbacks) -> Asker {
-        Asker { cache, links, tags: Arc::new(tags), setbacks, heads: Flights::default(), gets: Flights::default() }
+        let weigh = |key: &String, odd: &Odd| u32::try_from(key.len() + odd.manifest.bytes.len()).unwrap_or(u32::MAX);
+        let odd = moka::sync::Cache::builder().max_capacity(MAX_ODD).weigher(weigh).build();
+        Asker { cache, links, tags: Arc::new(tags), setbacks, heads: Flights::default(), gets: Flights::default(), odd }
     }
 
     /// The manifest from the cache, if `link` is the permission to serve it.
@@ -123,7 +140,20 @@ impl Asker {
             let (asker, subject) = (self.clone(), subject.clone());
             async move { asker.ask_get(&subject, accept).await.map(Arc::new) }
         };
-        let manifest = self.gets.join(key, begin).await.unwrap_or_else(|| Err(lost()))?;
+        // What one list of types gets is remembered as the tag is.
+        let is_odd = key != subject.key();
+        if is_odd
+            && let Some(Odd { manifest, asked, generation }) = self.odd.get(&key)
+            && asked.elapsed() < subject.registry().tag_ttl
+            && generation == self.links.generation()
+        {
+            return Ok(Manifest::clone(&manifest));
+        }
+        let generation = self.links.generation();
+        let manifest = self.gets.join(key.clone(), begin).await.unwrap_or_else(|| Err(lost()))?;
+        if is_odd {
+            self.odd.insert(key, Odd { manifest: Arc::clone(&manifest), asked: Instant::now(), generation });
+        }
         Ok(Manifest::clone(&manifest))
     }
 

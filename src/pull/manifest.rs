@@ -233,11 +233,13 @@ async fn read_all(cache: &Cache, blob: &Blob) -> Option<Bytes> {
     Some(all.into())
 }
 
-/// The client's list, rebuilt from parsed parts and bounded.
+/// What of the client's list manifests can be, in one order: what it says
+/// besides makes no other question, so there are few.
 fn accept_header(accept: &Accept) -> Option<String> {
     let Accept::Only(types) = accept else { return None };
-    let types: Vec<&str> = types.iter().filter_map(|text| MediaType::parse(text).map(|_| text.as_str())).collect();
-    let mut line = types.join(", ");
-    line.truncate(4096);
-    Some(line).filter(|line| !line.is_empty())
+    let is_known = |text: &&String| MediaType::parse(text).is_some_and(|parsed| parsed.is_of_manifests());
+    let mut types: Vec<&str> = types.iter().filter(is_known).map(String::as_str).collect();
+    types.sort_unstable();
+    types.dedup();
+    Some(types.join(", ")).filter(|line| !line.is_empty())
 }

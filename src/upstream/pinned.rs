@@ -39,11 +39,10 @@ impl ServerCertVerifier for Pinned {
         ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let refused =
-            match self.usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
-                Ok(verified) => return Ok(verified),
-                Err(refused) => refused,
-            };
+        let refused = match self.usual.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now) {
+            Ok(verified) => return Ok(verified),
+            Err(refused) => refused,
+        };
         if !self.own.iter().any(|own| own == end_entity) {
             return Err(refused);
         }
@@ -116,10 +115,7 @@ mod tests {
         assert!(verdict(&own, &[&own], "elsewhere.example").is_err());
         assert!(verdict(&own, &[&other], "r.example").is_err());
         let ended = made("r.example", |params| params.not_after = rcgen::date_time_ymd(2020, 1, 2));
-        assert_eq!(
-            verdict(&ended, &[&ended], "r.example"),
-            Err(Error::InvalidCertificate(CertificateError::Expired))
-        );
+        assert_eq!(verdict(&ended, &[&ended], "r.example"), Err(Error::InvalidCertificate(CertificateError::Expired)));
         let to_come = made("r.example", |params| params.not_before = rcgen::date_time_ymd(2999, 1, 2));
         assert_eq!(
             verdict(&to_come, &[&to_come], "r.example"),
