@@ -5,7 +5,7 @@
 //! tokens are 32 random bytes, which no table has.
 //!
 //! A client that is about to send its token over plain HTTP lets the server
-//! prove first that it knows it: [`Tokens::prove`].
+//! prove first that it knows it.
 
 use std::collections::BTreeMap;
 use std::fs::{self, OpenOptions};
