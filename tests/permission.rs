@@ -445,3 +445,18 @@ fn what_another_registry_was_sent_of_an_unfinished_blob_is_given_to_nobody_else(
     }
     silent.open();
 }
+
+#[test]
+fn no_number_of_refusals_keeps_a_login_out_of_the_audit_trail() {
+    let tenants = tenants();
+    // From the same address, in the same minute.
+    for n in 0..40 {
+        assert_ne!(tenants.ask(BOB, "GET", &format!("/v2/alices/made-up-{n}/manifests/1"), &[]).status, 200);
+    }
+    tenants.alice_pulls();
+    let audited = |event: &str, who: &str| {
+        let log = tenants.proxy.log();
+        log.lines().any(|line| line.contains(&format!("\"event\":\"{event}\"")) && line.contains(&format!("\"{who}\"")))
+    };
+    assert!(eventually(|| audited("login", "alice")), "{}", tenants.proxy.log());
+}

@@ -47,9 +47,11 @@ pub(super) fn has_any(credential: &Credential) -> bool {
 pub(super) fn tell_of_exposed(credential: &Credential, registry: &RegistryName) {
     for source in credential.sources() {
         let Source::File { path, .. } = source else { continue };
-        if std::fs::metadata(path).is_ok_and(|found| found.permissions().mode() & 0o004 != 0) {
-            let path = path.display();
-            warn!(%registry, %path, "everybody on this machine may read this file with a secret: `chmod o= {path}`");
+        let Ok(found) = std::fs::metadata(path) else { continue };
+        let mode = found.permissions().mode() & 0o777;
+        if mode & 0o004 != 0 {
+            let (path, mode) = (path.display(), format!("{mode:o}"));
+            warn!(%registry, %path, mode, "everybody on this machine may read this file with a secret: `chmod o= {path}`");
         }
     }
 }
