@@ -268,3 +268,27 @@ fn a_limit_of_where_a_redirect_leads_is_no_limit_of_the_registry() {
     assert_eq!(storage.requests().len(), asked, "it is left alone until then");
     assert_eq!(proxy.get("/v2/app/manifests/1").status, 200);
 }
+
+#[test]
+fn a_registry_behind_a_registry_is_asked_with_an_anonymous_token_where_both_are_named() {
+    for named in [true, false] {
+        let (front, real) = (Upstream::start(), Upstream::start());
+        real.guard(Guard::AnonymousToken);
+        let manifest = real.image("app", "1", &[]);
+        let to = real.origin();
+        front.on("GET", "/manifests/", move |request, _| {
+            Answer::status(307).header("Location", format!("{to}{}", request.target))
+        });
+        let origin = real.origin();
+        let realms = if named { format!("token_realms = [\"{origin}\"]\n") } else { String::new() };
+        let keys =
+            format!("default = true\naccess = \"anyone\"\nredirect_origins = [\"{origin}\"]\n{realms}{}", credential());
+        let proxy = Setup::new().registry("front", &front, &keys).start();
+        let answer = proxy.get("/v2/app/manifests/1");
+        assert_eq!(answer.status == 200 && answer.body == manifest, named, "{}", answer.status);
+        for request in real.requests() {
+            let shown = request.header("authorization").unwrap_or_default();
+            assert!(!shown.starts_with("Basic"), "a credential went there: {shown}");
+        }
+    }
+}

@@ -48,6 +48,11 @@ impl Egress {
         self.sign_in.store(credential.endpoint().cloned().map(Arc::new));
     }
 
+    /// Whether the operator has named `origin` as one that redirects lead to.
+    pub(super) fn is_named(&self, origin: &Origin) -> bool {
+        self.registry.egress.redirect_origins.contains(origin)
+    }
+
     fn is_sign_in(&self, origin: &Origin) -> bool {
         self.sign_in.load().as_deref() == Some(origin)
     }

@@ -6,6 +6,7 @@
 //! touch another's credential. Upstream knows no cache and no clients; the only
 //! files it reads are those that secrets stand in (`sign_in`).
 
+mod behind;
 mod breaker;
 mod challenge;
 mod connect;

@@ -47,7 +47,7 @@ const MAX_WORDS: (usize, Duration) = (8 * 1024, Duration::from_secs(1));
 /// Sends the requests of one registry.
 pub(super) struct Sender {
     pub(super) traffic: Arc<Traffic>,
-    egress: Egress,
+    pub(super) egress: Egress,
     timeouts: Timeouts,
     proxy: Option<Arc<OutboundProxy>>,
     /// Tokens, manifests, lists: small answers.
@@ -283,6 +283,14 @@ impl Sender {
                 purpose = Purpose::Redirect;
             }
             (response, origin) = self.send(purpose, &url, ask).await?;
+            if purpose == Purpose::Redirect
+                && let Some(token) = self.anonymous_token(&response, &origin).await
+            {
+                // For this one: where it leads from here has not asked.
+                let mut with_token = ask.clone();
+                with_token.headers.push((AUTHORIZATION, token));
+                (response, origin) = self.send(purpose, &url, &with_token).await?;
+            }
         }
         if is_redirect(response.status()) {
             return Err(Error::Protocol { origin, what: format!("more than {MAX_REDIRECTS} redirects") });

@@ -387,6 +387,11 @@ struct Grant {
     expires_in: serde_json::Value,
 }
 
+/// What shows the token of a token service's answer.
+pub(super) fn header_of_grant(body: &[u8]) -> Option<HeaderValue> {
+    parse(body).ok().map(|token| token.header)
+}
+
 fn parse(body: &[u8]) -> std::result::Result<Token, &'static str> {
     let grant: Grant =
         serde_json::from_slice(body).map_err(|_| "a token answer that is not the JSON of the specification")?;
