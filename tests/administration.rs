@@ -197,3 +197,19 @@ fn a_reload_does_not_open_a_credential_to_a_listener_that_goes_on_being_beyond_l
     assert!(answer.status >= 400, "{}", answer.status);
     assert_eq!(proxy.get(&target).status, refused);
 }
+
+#[test]
+fn a_reload_that_is_refused_tells_every_mistake_with_its_place() {
+    let (_upstream, proxy) = start();
+    let config = proxy.cache().with_file_name("transship.toml");
+    let text = std::fs::read_to_string(&config).unwrap();
+    std::fs::write(&config, format!("[limits]\nmax_header = 1\nmax_fills = \"many\"\n{text}")).unwrap();
+    let answer = http::send_json(proxy.admin(), "POST", "/api/v1/reload", "");
+    let said = String::from_utf8(answer.body).unwrap();
+    assert!(answer.status >= 400 && said.contains("2:1:") && said.contains("max_fills"), "{said}");
+    let log = proxy.log();
+    for (line, what) in [(2, "max_header"), (3, "max_fills")] {
+        let told = log.lines().any(|told| told.contains(&format!("\"line\":{line},")) && told.contains(what));
+        assert!(told, "{line} {what}: {log}");
+    }
+}

@@ -87,6 +87,11 @@ impl Configuration {
         Ok(settings)
     }
 
+    /// The configuration file, if there is one.
+    pub fn path(&self) -> Option<&Path> {
+        self.path.as_deref()
+    }
+
     /// What is stored.
     pub fn store(&self) -> &Store {
         &self.store

@@ -3,6 +3,7 @@
 //! A change counts at once for what is asked from then on; what runs, runs to
 //! its end. A change that is not sound as a whole changes nothing.
 
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
@@ -208,9 +209,10 @@ fn refused(error: ChangeError<Refusal>) -> Refused {
 
 /// All mistakes in one line each, with what to do.
 fn told(errors: &ConfigErrors) -> String {
-    let told = errors.problems.iter().map(|problem| match problem.fix() {
-        Some(fix) => format!("{} ({fix})", problem.message()),
-        None => problem.message().to_owned(),
+    let told = errors.problems.iter().map(|problem| {
+        let place = problem.line_and_column().map_or_else(String::new, |(line, column)| format!("{line}:{column}: "));
+        let fix = problem.fix().map_or_else(String::new, |fix| format!(" ({fix})"));
+        format!("{place}{}{fix}", problem.message())
     });
     told.collect::<Vec<_>>().join("; ")
 }
@@ -317,7 +319,12 @@ impl Operator for Live {
         let mut guard = self.lock();
         let configuration = guard.as_mut().ok_or_else(no_configuration)?;
         let settings = configuration.reload().map_err(|errors| {
-            warn!(%errors, "the configuration was not reloaded: the old one counts");
+            warn!(mistakes = errors.problems.len(), "the configuration was not reloaded: the old one counts");
+            for problem in &errors.problems {
+                let (line, column) = problem.line_and_column().unzip();
+                let (file, fix) = (configuration.path().map(Path::display), problem.fix());
+                warn!(file = file.map(tracing::field::display), line, column, fix, "{}", problem.message());
+            }
             Refused::Unsound(format!("the configuration was not reloaded: {}", told(&errors)))
         })?;
         let now = fixed(&settings);

@@ -97,35 +97,54 @@ impl Drop for Answering {
 
 /// A body that says when it has ended, or was given up, and that is not read
 /// beyond what its connection may hold.
-pub(super) struct Answer<B> {
+pub(super) struct Answer<B: http_body::Body> {
     body: B,
+    /// What the body ended with, when it has not been told yet.
+    error: Option<B::Error>,
     _answering: Answering,
     /// Where bytes are held in memory.
     budget: Option<Budget>,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<B> Answer<B> {
+impl<B: http_body::Body> Answer<B> {
     pub(super) fn new(body: B, answering: Answering, budget: Option<Budget>) -> Answer<B> {
-        Answer { body, _answering: answering, budget, timer: None }
+        Answer { body, error: None, _answering: answering, budget, timer: None }
     }
 }
 
-impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Answer<B> {
+impl<B: http_body::Body<Data = Bytes> + Unpin> http_body::Body for Answer<B>
+where
+    B::Error: Unpin,
+{
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
-        let this = &mut *self;
-        let Some(budget) = &this.budget else { return Pin::new(&mut this.body).poll_frame(cx) };
-        ready!(budget.poll_room(&mut this.timer, cx));
-        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &frame
-            && let Some(bytes) = frame.data_ref()
-        {
-            budget.hold(bytes.len());
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let this = self.get_mut();
+        if let Some(error) = this.error.take() {
+            return Poll::Ready(Some(Err(error)));
         }
-        Poll::Ready(frame)
+        if let Some(budget) = &this.budget {
+            ready!(budget.poll_room(&mut this.timer, cx));
+        }
+        match ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+            Some(Err(error)) => {
+                // hyper closes the connection at once, with what it has not
+                // written yet: the head may be among that. It writes when it
+                // has to wait.
+                this.error = Some(error);
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            }
+            frame => {
+                let data = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref());
+                if let (Some(budget), Some(bytes)) = (&this.budget, data) {
+                    budget.hold(bytes.len());
+                }
+                Poll::Ready(frame)
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {
