@@ -16,10 +16,10 @@ use bytes::{Buf as _, Bytes};
 use futures_util::{TryFutureExt as _, stream};
 use tracing::warn;
 
-use super::blob::UpstreamBlob;
 use super::error::{Error, Result};
 use super::passthrough::Passthrough;
 use super::repeat::{Repeats, Verification};
+use super::source::UpstreamBlob;
 use crate::cache::{Cache, Content, Entry, FillError, Method, ReadError, Reader, Source, Verdict};
 use crate::kernel::{self, Mapping};
 use crate::oci::ByteRange;

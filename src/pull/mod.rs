@@ -22,6 +22,7 @@ mod pin;
 mod quota;
 mod repeat;
 mod shares;
+mod source;
 mod tag;
 mod upstreams;
 

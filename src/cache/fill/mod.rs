@@ -11,6 +11,7 @@
 //! * [`gather`]: the checksums of what comes
 //! * [`writer`], [`feed`], [`turn`]: what owns it, and on which thread
 //! * [`transfer`]: the connections that feed the writer
+//! * [`help`]: whether there should be several
 //! * [`plan`], [`pace`]: which part is fetched by which connection, and how
 //!   many there are
 //! * [`room`]: what it takes of the disk, as bytes come
@@ -19,6 +20,7 @@
 
 mod feed;
 mod gather;
+mod help;
 mod pace;
 mod partial;
 mod plan;

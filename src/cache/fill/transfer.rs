@@ -20,6 +20,7 @@ use tracing::debug;
 
 use super::Fill;
 use super::feed::Feed;
+use super::help::Help;
 use super::pace::Pace;
 use super::plan::{Part, Plan};
 use super::tries::{Short, Stalled, Tries};
@@ -40,11 +41,6 @@ const ABANDONED_REST: u64 = 64 << 20;
 
 type Worker<'a> = Pin<Box<dyn Future<Output = Result<(), FillError>> + Send + 'a>>;
 
-/// Helpers are tried again after this, twice as long each time they fail.
-const REST: Duration = Duration::from_millis(250);
-/// How often in a row they may fail before the rest is left to the head.
-const MAX_FAILURES: u32 = 4;
-
 /// What became of a helper's part.
 enum Helped {
     Done,
@@ -56,33 +52,6 @@ enum Helped {
     Failed,
     /// The source cannot begin in the middle.
     NoParts,
-}
-
-/// Whether helpers are worth trying.
-#[derive(Debug, Default)]
-struct Help {
-    /// The source gives the whole whatever is asked.
-    never: bool,
-    failures: u32,
-    rest_until: Option<Instant>,
-}
-
-impl Help {
-    fn may_be_tried(&self, now: Instant) -> bool {
-        !self.never && self.failures < MAX_FAILURES && self.rest_until.is_none_or(|until| now >= until)
-    }
-
-    /// Several that fail together have failed once.
-    fn failed(&mut self, now: Instant) {
-        if self.rest_until.is_none_or(|until| now >= until) {
-            self.rest_until = Some(now + REST * (1 << self.failures.min(8)));
-            self.failures += 1;
-        }
-    }
-
-    fn succeeded(&mut self) {
-        self.failures = 0;
-    }
 }
 
 /// Why a stream gave no more.
@@ -130,7 +99,7 @@ impl<'a> Transfer<'a> {
         feed: &'a Feed,
         helped: &'a AtomicBool,
     ) -> Transfer<'a> {
-        let help = Help { never: fill.alone, ..Help::default() };
+        let help = Help::unless(fill.alone);
         let plan = |total| {
             let mut plan = Plan::new(total, start, fill.keeper.settings.segments);
             written.behind(start).for_each(|(start, end)| plan.is_there(start, end));
