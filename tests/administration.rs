@@ -213,3 +213,20 @@ fn a_reload_that_is_refused_tells_every_mistake_with_its_place() {
         assert!(told, "{line} {what}: {log}");
     }
 }
+
+#[test]
+fn an_audit_trail_that_cannot_be_written_shows_everywhere_and_stops_no_pull() {
+    for required in [false, true] {
+        let upstream = Upstream::start();
+        upstream.image("app", "1", &[]);
+        let log = format!("[log]\naudit = \"/dev/full\"\naudit_required = {required}\n");
+        let proxy = Setup::open(&upstream).sections(&log).start();
+        assert_eq!(http::get(proxy.admin(), "/readyz").status, 200);
+        proxy.set_offline(false);
+        assert!(eventually(|| proxy.log().contains("the file of the audit trail cannot be written")));
+        assert!(proxy.metric("transship_audit_lost_lines_total") >= 1.0);
+        assert_eq!(http::get(proxy.admin(), "/readyz").status, if required { 503 } else { 200 });
+        assert_eq!(http::get(proxy.admin(), "/healthz").status, 200);
+        assert_eq!(proxy.get("/v2/app/manifests/1").status, 200);
+    }
+}

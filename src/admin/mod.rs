@@ -65,7 +65,7 @@ use self::tokens::Tokens;
 use crate::pull::Puller;
 use crate::registry::Directory;
 use crate::server::{Tls, TlsError};
-use crate::telemetry::{Audit, Metrics};
+use crate::telemetry::{Audit, Metrics, is_audit_failing};
 
 /// What the admin listener tells of.
 #[derive(Clone)]
@@ -77,6 +77,7 @@ pub struct Admin {
     audit: Arc<Audit>,
     tokens: Arc<Tokens>,
     ready: Arc<AtomicBool>,
+    audit_required: bool,
 }
 
 /// Where administration listens, before it serves.
@@ -177,7 +178,22 @@ impl Admin {
         audit: Arc<Audit>,
         tokens: Arc<Tokens>,
     ) -> Admin {
-        Admin { metrics, puller, directory, operator, audit, tokens, ready: Arc::new(AtomicBool::new(false)) }
+        Admin {
+            metrics,
+            puller,
+            directory,
+            operator,
+            audit,
+            tokens,
+            ready: Arc::new(AtomicBool::new(false)),
+            audit_required: false,
+        }
+    }
+
+    /// Not ready either while the file of the audit trail fails, if `required`.
+    #[must_use]
+    pub fn with_audit(self, required: bool) -> Admin {
+        Admin { audit_required: required, ..self }
     }
 
     /// Says whether new requests should come here: not before the data
@@ -245,7 +261,9 @@ impl Admin {
 }
 
 async fn readiness(State(admin): State<Admin>) -> impl IntoResponse {
-    if admin.ready.load(Ordering::Acquire) {
+    if admin.audit_required && is_audit_failing() {
+        (StatusCode::SERVICE_UNAVAILABLE, "not ready: the file of the audit trail cannot be written\n")
+    } else if admin.ready.load(Ordering::Acquire) {
         // Pulls work all the same: they pass through.
         let writes = admin.puller.cache().is_writer();
         (StatusCode::OK, if writes { "ready\n" } else { "ready\ncache: nothing is added to its directory\n" })

@@ -32,6 +32,11 @@ impl Collector for Readings {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
         let mut page = Page(encoder);
         let puller = &self.0;
+        page.counter(
+            "audit_lost_lines",
+            "Lines that the file of the audit trail could not take",
+            crate::telemetry::lost_audit_lines(),
+        )?;
         page.counters("blob_requests", "Blobs sent to clients, by where their bytes came from", |add| {
             puller.blob_counts().all().iter().try_for_each(|(source, count)| add(&[("source", source)], *count))
         })?;

@@ -398,7 +398,12 @@ fn read_log(log: Section<'_>) -> LogSettings {
             })
             .unwrap_or_default(),
         audit: log.text("audit").map(|found| found.value.into()),
+        audit_required: log.flag("audit_required").is_some_and(|flag| flag.value),
     };
+    if settings.audit_required && settings.audit.is_none() {
+        let help = "name the file: `audit = \"/var/log/transship/audit.jsonl\"`".to_owned();
+        log.problems.add(&log.place_of("audit_required"), "`audit_required` needs an `audit`", help);
+    }
     if let (Err(error), Some(found)) = (settings.check(), log.text("level")) {
         log.problems.add(&found.place, format!("`level`: {error}"), None);
     }

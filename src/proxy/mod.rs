@@ -173,7 +173,8 @@ impl Proxy {
         };
         let live = Live::new(configuration, Arc::clone(&directory), Some(running), fixed);
         let operator: Arc<dyn Operator> = Arc::new(live);
-        let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator), audit, tokens);
+        let admin = Admin::new(metrics, Arc::clone(&puller), directory, Arc::clone(&operator), audit, tokens)
+            .with_audit(settings.log.audit_required);
         let looks_after = look_after(Arc::clone(&puller), links_path, tags_path, stopping.clone());
         tasks.spawn(looks_after);
         tasks.spawn(admin.clone().serve(listeners, stopping.clone()));

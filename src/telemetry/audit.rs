@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use super::lines::Lines;
+use super::trail;
 
 /// The target of every line of the audit trail.
 pub(super) const TARGET: &str = "audit";
@@ -100,4 +101,8 @@ fn write(event: &Event<'_>, repeated: u64) {
     let peer = peer.map(tracing::field::display);
     let repeated = (repeated > 0).then_some(repeated);
     tracing::info!(target: TARGET, event, outcome, principal, peer, registry, repository, by, action, repeated, "audit");
+    let lost = trail::health().take_lost();
+    if lost > 0 {
+        tracing::warn!(lost, "the file of the audit trail cannot be written; its lines are in this log");
+    }
 }

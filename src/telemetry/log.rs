@@ -12,6 +12,8 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use super::trail::Trail;
+
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum LogFormat {
@@ -31,11 +33,13 @@ pub struct LogSettings {
     pub format: LogFormat,
     /// Where the audit trail goes besides, as JSON lines.
     pub audit: Option<PathBuf>,
+    /// The proxy is not ready while that cannot be written.
+    pub audit_required: bool,
 }
 
 impl Default for LogSettings {
     fn default() -> Self {
-        LogSettings { level: "info".to_owned(), format: LogFormat::Text, audit: None }
+        LogSettings { level: "info".to_owned(), format: LogFormat::Text, audit: None, audit_required: false }
     }
 }
 
@@ -98,7 +102,7 @@ pub fn start(settings: &LogSettings) -> Result<(), LogError> {
     let audit = settings.audit_file()?.map(|file| {
         let lines = fmt::layer().json().flatten_event(true).with_current_span(false).with_span_list(false);
         let audits = filter_fn(|metadata| metadata.target() == super::audit::TARGET);
-        lines.with_target(false).with_writer(Mutex::new(file)).with_filter(audits)
+        lines.with_target(false).with_writer(Mutex::new(Trail::new(file))).with_filter(audits)
     });
     let lines = fmt::layer().with_writer(io::stderr).with_target(false);
     let started = match settings.format {

@@ -6,8 +6,10 @@ mod audit;
 mod lines;
 mod log;
 mod metrics;
+mod trail;
 
 pub use audit::{Audit, Event};
 pub use lines::Lines;
 pub use log::{LogError, LogFormat, LogSettings, start};
 pub use metrics::{Metrics, RequestLabels};
+pub use trail::{is_audit_failing, lost_audit_lines};
