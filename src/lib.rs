@@ -5,6 +5,9 @@
 //! stand beside the way of a pull, and so does `rewrite`, which turns the images
 //! of documents.
 
+// Commands write through `cli::terminal`, the log through `telemetry`.
+#![deny(clippy::print_stdout, clippy::print_stderr)]
+
 pub mod cli;
 pub mod config;
 pub mod proxy;
@@ -31,3 +34,4 @@ pub mod oci;
 pub mod kernel;
 
 pub mod nearest;
+pub mod printable;

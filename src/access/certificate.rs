@@ -3,6 +3,7 @@
 //!
 //! The TLS layer has already found the certificate valid: here it is only read.
 
+use crate::printable;
 use std::fmt;
 use std::str::FromStr;
 
@@ -68,7 +69,7 @@ impl FromStr for CertificateName {
         {
             let name = name.trim();
             return match kind.to_ascii_lowercase().as_str() {
-                _ if name.is_empty() || name.chars().any(char::is_control) => Err(InvalidCertificateName),
+                _ if name.is_empty() || name.chars().any(printable::is_disturbing) => Err(InvalidCertificateName),
                 "dns" => Ok(CertificateName(format!("DNS:{}", name.to_ascii_lowercase()))),
                 "uri" => Ok(CertificateName(format!("URI:{name}"))),
                 "email" => Ok(CertificateName(format!("email:{name}"))),

@@ -4,6 +4,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Client, Proof};
+use crate::printable;
 
 /// One client, as plain data.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,8 +44,9 @@ pub struct InvalidClient {
 /// # Errors
 /// When it may not; the error says how it may.
 pub fn check_name(name: &str) -> Result<(), &'static str> {
-    let sound = !name.is_empty() && name.len() <= 64 && !name.contains(':') && !name.chars().any(char::is_control);
-    sound.then_some(()).ok_or("a name has 1 to 64 characters and no colon")
+    let sound =
+        !name.is_empty() && name.len() <= 64 && !name.contains(':') && !name.chars().any(printable::is_disturbing);
+    sound.then_some(()).ok_or("a name has 1 to 64 characters, none of them a colon or invisible")
 }
 
 /// Whether this is an argon2id hash in PHC form.
@@ -143,7 +145,7 @@ mod tests {
             let grants = grants.iter().map(|&grant| grant.to_owned()).collect();
             Client::try_from(ClientRecord { name: name.into(), proof, grants }).unwrap_err().to_string()
         };
-        assert!(refused("a:b", networks(), &[]).contains("no colon"));
+        assert!(refused("a:b", networks(), &[]).contains("a colon"));
         assert!(refused("a", networks(), &["hub"]).contains("registry/pattern"));
         assert!(refused("a", ProofRecord::Networks(vec![]), &[]).contains("how this client is known"));
         for proof in [ProofRecord::PasswordHash("canary".into()), ProofRecord::TokenHash("canary".into())] {

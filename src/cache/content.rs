@@ -30,7 +30,7 @@ pub enum Content {
 impl Content {
     /// A file that will have `len` bytes, if that is known.
     pub(super) fn of_growing(file: Arc<File>, len: Option<u64>) -> Content {
-        match len.filter(|len| *len > 0).map(|len| Mapping::new(Arc::clone(&file), len)) {
+        match len.filter(|len| *len > 0).map(|len| mapped(&file, len)) {
             Some(Ok(mapping)) => Content::Mapped(Arc::new(mapping)),
             _ => Content::File(file),
         }
@@ -52,6 +52,28 @@ impl Content {
             _ => None,
         }
     }
+}
+
+/// Maps a file of the cache that has, or will have, `len` bytes.
+#[allow(unsafe_code)]
+fn mapped(file: &Arc<File>, len: u64) -> io::Result<Mapping> {
+    // SAFETY: the file lies below the cache's own directory, which is of mode
+    // 0700 and locked by this process, so nobody else writes it.
+    // * What has been sliced is not written again: a published blob is never
+    //   opened for writing. Of a partial file, a reader slices what the fill
+    //   has counted as written (`Progress::written`), and each byte is written
+    //   once before it is counted: parts of several connections are disjoint,
+    //   and where a whole turns out wrong, its file is unlinked and another one
+    //   is begun.
+    // * It gets no shorter: a partial file is cut in `Partial::open` and
+    //   `Partial::restart` only, before anything of it has been handed out. A
+    //   fill that goes on where another has ended takes a new file while slices
+    //   of the other live (`Keeper::take_partial`).
+    // * A reader never slices behind what is counted as written, nor behind the
+    //   length that a published blob was opened with. Where the disk has lost
+    //   it since, bringing the pages in fails (`Mapping::populate`) before
+    //   anybody looks at them.
+    unsafe { Mapping::new(Arc::clone(file), len) }
 }
 
 /// A complete, verified blob.

@@ -5,6 +5,7 @@
 //! and takes damaged ones out of service. Nothing waits for it but a fill that
 //! found the disk full.
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::io;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,9 +59,10 @@ pub(super) struct Keeper {
     /// Removed, but still being sent to somebody: their room comes back later.
     leaving: Mutex<Vec<(Weak<Mapping>, u64)>>,
     wanted: Notify,
-    /// Held while the file of a partial is opened or removed, so that no fill
-    /// loses the file that it has just taken up.
-    partial_files: Mutex<()>,
+    /// The files of partials that somebody may still look at. Held while one is
+    /// opened or removed, so that no fill loses the file that it has just taken
+    /// up.
+    partial_files: Mutex<HashMap<Digest, Weak<File>>>,
     pub(super) spoiled: Spoiled,
     /// Damaged blobs that could not be moved aside.
     pub(super) shunned: Spoiled,
@@ -189,9 +191,17 @@ impl Keeper {
 
     /// The growing file of `digest`, which is counted as its fill's from now on.
     pub(super) fn take_partial(&self, digest: &Digest) -> io::Result<Files> {
-        let _turn = self.partial_files.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut in_use = self.partial_files.lock().unwrap_or_else(PoisonError::into_inner);
         self.inventory.take_partial(digest);
-        self.layout.open_partial(digest)
+        in_use.retain(|_, file| file.strong_count() > 0);
+        let mut files = self.layout.open_partial(digest)?;
+        if let Some(earlier) = in_use.get(digest).and_then(Weak::upgrade) {
+            // What has been handed out of it stays as it is.
+            files.file = self.layout.renew_partial(digest)?;
+            files.earlier = earlier;
+        }
+        in_use.insert(*digest, Arc::downgrade(&files.file));
+        Ok(files)
     }
 
     /// A fill has ended: what it leaves is counted, without what it had taken

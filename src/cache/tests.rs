@@ -403,3 +403,62 @@ async fn what_could_be_read_of_a_failing_blob_is_not_asked_for_again() {
     }
     assert_eq!(cache.counts().all().2, 1);
 }
+
+/// A source of another registry.
+struct Other(Arc<Script>);
+
+impl Source for Other {
+    fn open(
+        &self,
+        offset: u64,
+        until: Option<u64>,
+        turn: Turn,
+    ) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>> {
+        self.0.open(offset, until, turn)
+    }
+
+    fn owner(&self) -> Owner {
+        Owner::of("somebody else")
+    }
+}
+
+#[tokio::test]
+async fn what_has_been_handed_out_of_a_fill_that_failed_stays_as_it_is() {
+    let bytes = content(5_000_000);
+    let digest = Digest::sha256_of(&bytes);
+    let kept = 4_000_000 / sums::UNIT as usize * sums::UNIT as usize;
+    for (is_other, kept) in [(false, kept), (true, 0)] {
+        let dir = tempfile::tempdir().unwrap();
+        let cache = cache_at(&dir);
+        let breaking: Arc<dyn Source> =
+            Script::new(&bytes, [Act::BreakAfter(4_000_000), Act::Fail(Retry::Never), Act::Fail(Retry::Never)]);
+        let Entry::Fill { mut follower, .. } = cache.join(&digest, || breaking).await.unwrap() else {
+            panic!("a fill")
+        };
+        follower.started().await.unwrap();
+        let mut reader = follower.reader(None, Method::Mapped).unwrap();
+        let mut held = Vec::new();
+        while let Some(Ok(window)) = reader.next_window().await {
+            held.push(window);
+        }
+        assert!(held.len() > 1);
+        cache.wait_idle().await;
+        drop(reader);
+        let next = Script::new(&bytes, [Act::Whole, Act::Flip(4_999_999)]);
+        let lying = Script::new(&bytes, [Act::Flip(1_000), Act::Flip(1_000), Act::Flip(1_000)]);
+        if is_other {
+            let lying = Arc::new(Other(lying));
+            let Entry::Fill { mut follower, .. } = cache.join(&digest, || lying).await.unwrap() else {
+                panic!("a fill")
+            };
+            follower.started().await.unwrap();
+            assert!(read_all(follower.reader(None, Method::Mapped).unwrap()).await.is_err());
+            cache.wait_idle().await;
+        }
+        let held = held.concat();
+        assert!(held.len() >= kept && held == bytes[..held.len()], "what was handed out has changed");
+        assert_eq!(pull(&cache, &digest, &next).await.unwrap(), bytes);
+        let given = next.given.load(Ordering::Relaxed);
+        assert!(given <= bytes.len() - kept + 300_000, "{given} given, {kept} kept");
+    }
+}

@@ -9,6 +9,7 @@ use super::admin_client::{AdminClient, Answer, Target};
 use super::{Outcome, Output};
 use crate::admin::Role;
 use crate::admin::document::{AdminTokenAdded, AdminTokens, NewAdminToken};
+use crate::cli::terminal::{errln, outln};
 
 /// Arguments of `admin-token`.
 #[derive(Debug, clap::Args)]
@@ -51,7 +52,7 @@ pub(super) fn run(args: &Args) -> Outcome {
             Command::List { output } => list(&client, *output).await,
             Command::Rm { name } => {
                 client.delete(&format!("admin-tokens/{name}")).await?.or_fail()?;
-                println!("removed the admin token {}", name.escape_debug());
+                outln!("removed the admin token {}", name.escape_debug());
                 Ok(ExitCode::SUCCESS)
             }
         }
@@ -62,19 +63,19 @@ async fn add(client: &AdminClient, name: &str, role: Role) -> Outcome {
     let answer: Answer<AdminTokenAdded> =
         client.put_document(&format!("admin-tokens/{name}"), &NewAdminToken { role }).await?;
     let AdminTokenAdded { token } = answer.or_fail()?;
-    eprintln!("this token may {role}; it is shown once:");
-    println!("{token}");
+    errln!("this token may {role}; it is shown once:");
+    outln!("{token}");
     Ok(ExitCode::SUCCESS)
 }
 
 async fn list(client: &AdminClient, output: Output) -> Outcome {
     let AdminTokens { tokens } = client.get("admin-tokens", &[]).await?;
     if output == Output::Json {
-        println!("{}", serde_json::to_string_pretty(&AdminTokens { tokens }).into_diagnostic()?);
+        outln!("{}", serde_json::to_string_pretty(&AdminTokens { tokens }).into_diagnostic()?);
         return Ok(ExitCode::SUCCESS);
     }
     if tokens.is_empty() {
-        println!("no named admin tokens; make one with `transship admin-token add NAME`");
+        outln!("no named admin tokens; make one with `transship admin-token add NAME`");
         return Ok(ExitCode::SUCCESS);
     }
     let mut table = Table::new();
@@ -82,6 +83,6 @@ async fn list(client: &AdminClient, output: Output) -> Outcome {
     for token in &tokens {
         table.add_row([&token.name, &token.role.to_string(), &token.created]);
     }
-    println!("{table}");
+    outln!("{table}");
     Ok(ExitCode::SUCCESS)
 }

@@ -7,7 +7,8 @@ use comfy_table::{ContentArrangement, Table, presets};
 
 use super::{Outcome, Output};
 use crate::access::{Client, Proof};
-use crate::config::Settings;
+use crate::cli::terminal::outln;
+use crate::config::{Settings, mask};
 use crate::registry::{AccessMode, Directory, Registry};
 
 /// Arguments of `check`.
@@ -47,26 +48,26 @@ fn table(settings: &Settings) {
     table.set_header(["registry", "pull as", "kind", "upstream", "prefix", "credential", "access", "default"]);
     for registry in &settings.registries {
         table.add_row([
-            registry.name.display(),
-            registry.name.address(),
+            &*mask(registry.name.display()),
+            &*mask(registry.name.address()),
             registry.kind.as_str(),
-            &registry.origin.to_string(),
-            registry.prefix.as_ref().map_or("-", |prefix| prefix.as_str()),
+            &*mask(&registry.origin.to_string()),
+            &*mask(registry.prefix.as_ref().map_or("-", |prefix| prefix.as_str())),
             credential(registry),
             access(registry),
             if registry.is_default { "yes" } else { "" },
         ]);
     }
-    println!("{table}");
+    outln!("{table}");
     let listen: Vec<String> = settings.server.listen.iter().map(ToString::to_string).collect();
-    println!(
+    outln!(
         "pulls on {}, administration on {} and at {}",
         listen.join(", "),
         settings.admin.listen,
         settings.admin.socket.display()
     );
     if let Some(note) = in_clear(settings) {
-        println!("note: {note}");
+        outln!("note: {note}");
     }
     for registry in settings.registries.iter().filter(|registry| registry.access == AccessMode::Grants) {
         let granted = settings
@@ -74,7 +75,7 @@ fn table(settings: &Settings) {
             .iter()
             .any(|client| client.grants.iter().any(|grant| registry.name.matches(grant.registry())));
         if !granted {
-            println!(
+            outln!(
                 "note: nobody may pull through `{}`: grant it to a [[client]], or say `access = \"anyone\"`",
                 registry.name
             );
@@ -82,10 +83,10 @@ fn table(settings: &Settings) {
     }
     let directory = Directory::new(settings.registries.clone()).mirrored(!settings.server.mirror_listen.is_empty());
     if let Some(note) = hidden(&directory) {
-        println!("{note}");
+        outln!("{note}");
     }
-    println!("{}", docker_hub(&directory));
-    println!("the configuration is valid");
+    outln!("{}", docker_hub(&directory));
+    outln!("the configuration is valid");
 }
 
 /// What is to be said of secrets of clients that go over a network in clear.
@@ -157,5 +158,5 @@ fn json(settings: &Settings) {
         "registries": registries,
         "clients": settings.clients.iter().map(|client| &client.name).collect::<Vec<_>>(),
     });
-    println!("{document:#}");
+    outln!("{}", mask(&format!("{document:#}")));
 }

@@ -14,6 +14,7 @@ use zeroize::Zeroizing;
 use super::admin_client::{AdminClient, Answer, Target};
 use super::{Outcome, Output};
 use crate::admin::document::{ClientAdded, Clients, NewClient, NewProof};
+use crate::cli::terminal::{errln, outln};
 
 /// Arguments of `client`.
 #[derive(Debug, clap::Args)]
@@ -93,10 +94,10 @@ async fn add(client: &AdminClient, args: &AddArgs) -> Outcome {
     if args.output == Output::Json {
         return json(&added);
     }
-    println!("client `{}` may pull {}", added.client.name, granted(&added.client.grants));
+    outln!("client `{}` may pull {}", added.client.name, granted(&added.client.grants));
     if let Some(secret) = &added.secret {
-        println!("{}: {secret}", added.client.proof);
-        eprintln!("It is not shown again.");
+        outln!("{}: {secret}", added.client.proof);
+        errln!("It is not shown again.");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -137,9 +138,9 @@ async fn rm(client: &AdminClient, args: &RmArgs) -> Outcome {
     let mut code = ExitCode::SUCCESS;
     for name in &args.names {
         match client.delete(&path(name)?).await? {
-            Answer::Done(()) => println!("removed {name}"),
+            Answer::Done(()) => outln!("removed {name}"),
             Answer::Refused(_, reason) => {
-                eprintln!("{reason}");
+                errln!("{reason}");
                 code = ExitCode::FAILURE;
             }
         }
@@ -159,12 +160,12 @@ async fn list(client: &AdminClient, args: &ListArgs) -> Outcome {
         let by = if entry.configured { "configuration" } else { "command" };
         table.add_row([entry.name.as_str(), known, &entry.grants.join("\n"), by]);
     }
-    println!("{table}");
+    outln!("{table}");
     Ok(ExitCode::SUCCESS)
 }
 
 fn json(document: &impl serde::Serialize) -> Outcome {
-    println!("{}", serde_json::to_string_pretty(document).into_diagnostic()?);
+    outln!("{}", serde_json::to_string_pretty(document).into_diagnostic()?);
     Ok(ExitCode::SUCCESS)
 }
 

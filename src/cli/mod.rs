@@ -13,12 +13,14 @@ mod registry;
 mod revoke;
 mod rewrite;
 mod serve;
+mod terminal;
 
 use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand, ValueEnum};
 
+use self::terminal::errln;
 use crate::config::{ConfigErrors, Configuration, OpenError, Settings};
 
 /// A pull-through proxy that holds the registry credentials, so that container
@@ -81,8 +83,9 @@ impl Cli {
     /// Runs the command; gives the exit code: 0 done, 1 failed. (2, wrong
     /// usage, is the parser's.)
     pub fn run(self) -> ExitCode {
+        terminal::draw_errors_plainly();
         if let Err(error) = crate::kernel::keep_memory_private() {
-            eprintln!("warning: secrets in memory may get into a core dump: {error}");
+            errln!("warning: secrets in memory may get into a core dump: {error}");
         }
         let outcome = match self.command {
             Command::Demo(args) => demo::run(&args),
@@ -98,8 +101,8 @@ impl Cli {
         };
         outcome.unwrap_or_else(|report| {
             match report.downcast_ref::<ConfigErrors>() {
-                Some(errors) => eprintln!("{}", errors.render()),
-                None => eprintln!("{report:?}"),
+                Some(errors) => errln!("{}", errors.render()),
+                None => errln!("{report:?}"),
             }
             ExitCode::FAILURE
         })

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::Outcome;
 use super::known::{Known, refused};
+use crate::cli::terminal::outln;
 
 /// Arguments of `ref`.
 #[derive(Debug, clap::Args)]
@@ -23,6 +24,6 @@ pub(super) struct Args {
 pub(super) fn run(args: &Args) -> Outcome {
     let through = args.known.through()?;
     let reference = through.reference(args.image.trim(), args.registry.as_deref().map(str::trim));
-    println!("{}", reference.map_err(|error| refused(&error))?);
+    outln!("{}", reference.map_err(|error| refused(&error))?);
     Ok(ExitCode::SUCCESS)
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::Outcome;
 use super::admin_client::{Answer, Target};
 use crate::admin::document::Revoked;
+use crate::cli::terminal::outln;
 
 /// Arguments of `revoke`.
 #[derive(Debug, clap::Args)]
@@ -27,9 +28,9 @@ pub(super) fn run(args: &Args) -> Outcome {
     match answer {
         Answer::Done(Revoked { links, unwritten }) => {
             let links = if links == 1 { "1 link".to_owned() } else { format!("{links} links") };
-            println!("revoked {links}: upstream is asked before anything cached is served through them again");
+            outln!("revoked {links}: upstream is asked before anything cached is served through them again");
             if let Some(reason) = unwritten {
-                println!(
+                outln!(
                     "in force, could not be written: {reason}; it is tried again while the proxy runs, and a restart \
                      before it is written brings the links back"
                 );

@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use super::mask::mask;
 use miette::{MietteError, MietteSpanContents, SourceCode, SourceSpan, SpanContents};
 
 /// One line: the mistake, and the key before it. What else stands there is
@@ -26,6 +27,7 @@ impl Excerpt {
             table if table.starts_with('{') => "{ … }",
             other => other,
         };
+        let shown = &*mask(shown);
         let mut text = before_mark(before.rsplit('\n').next().unwrap_or_default());
         let mark = text.len()..text.len() + shown.len();
         text.push_str(shown);
@@ -54,8 +56,8 @@ fn before_mark(before: &str) -> String {
     }
     match before.split_once('=') {
         Some((key, rest)) if is_key(key.trim()) => match rest.trim() {
-            "" | "[" => before.to_owned(),
-            _ => format!("{} = … ", key.trim()),
+            "" | "[" => mask(before).into_owned(),
+            _ => format!("{} = … ", mask(key.trim())),
         },
         _ => "… ".to_owned(),
     }

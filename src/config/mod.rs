@@ -10,6 +10,7 @@ mod client;
 mod configuration;
 mod excerpt;
 mod load;
+mod mask;
 mod outbound;
 mod problem;
 mod registries;
@@ -21,6 +22,7 @@ mod stored;
 mod units;
 
 pub use configuration::{ChangeError, Configuration, OpenError};
+pub use mask::mask;
 pub use problem::{ConfigErrors, Problem};
 pub use stored::{Changed, Refusal, Secrets};
 

@@ -8,7 +8,9 @@ use std::sync::Arc;
 use miette::{Diagnostic, LabeledSpan, MietteHandlerOpts, ReportHandler as _, SourceCode};
 
 use super::excerpt::Excerpt;
+use super::mask::mask;
 pub(super) use crate::nearest::nearest;
+use crate::printable::one_line;
 
 /// Where a value was written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -185,9 +187,9 @@ impl Problems {
             (Place::Span(span), Some(at)) => Excerpt::of(text, span, at.line),
             _ => None,
         };
-        let help = help.into().map(|help| one_line(&help));
+        let help = help.into().map(|help| one_line(&mask(&help)).into_owned());
         let problem = Problem {
-            message: one_line(&message.into()),
+            message: one_line(&mask(&message.into())).into_owned(),
             help,
             place: place.clone(),
             at,
@@ -214,10 +216,4 @@ impl Problems {
             _ => Err(ConfigErrors { problems }),
         }
     }
-}
-
-/// Values are quoted in messages; what they hold must not break a line, nor
-/// command a terminal.
-fn one_line(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

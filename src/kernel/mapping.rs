@@ -22,11 +22,16 @@ pub struct Mapping {
     failed: AtomicBool,
 }
 
-struct Owner(Arc<Mmap>);
+/// What slices keep alive: the file as well, so that whoever has it can tell
+/// whether somebody still looks at it.
+struct Owner {
+    map: Arc<Mmap>,
+    _file: Arc<File>,
+}
 
 impl AsRef<[u8]> for Owner {
     fn as_ref(&self) -> &[u8] {
-        &self.0
+        &self.map
     }
 }
 
@@ -38,18 +43,21 @@ impl Mapping {
     ///
     /// # Errors
     /// When the kernel refuses (no address space, no memory, a special file).
+    ///
+    /// # Safety
+    /// As long as the mapping or a slice of it lives,
+    /// * bytes that have been sliced are not written again, by anybody;
+    /// * the file is not made shorter than what has been sliced;
+    /// * a part is sliced only when the file has it.
+    ///
+    /// Unlinking and renaming the file are fine: the pages stay.
     #[allow(unsafe_code)]
-    pub fn new(file: Arc<File>, len: u64) -> io::Result<Mapping> {
+    pub unsafe fn new(file: Arc<File>, len: u64) -> io::Result<Mapping> {
         let len = usize::try_from(len).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-        // SAFETY: a mapping must not change under a reader. Only the cache
-        // calls this, with files below its own directory (mode 0700, locked by
-        // this process): a published blob is never written again, and a
-        // growing one is only appended to, behind what has been handed out.
-        // Nothing ever truncates them: they are unlinked, which keeps the
-        // pages. User space does not read the slices of plain connections at
-        // all (the kernel copies, and a vanished page is EFAULT to it).
+        // SAFETY: what is asked of the caller here is what `map` asks: that the
+        // bytes somebody looks at are there, and stay as they are.
         let map = Arc::new(unsafe { MmapOptions::new().len(len).map(&*file)? });
-        let bytes = Bytes::from_owner(Owner(Arc::clone(&map)));
+        let bytes = Bytes::from_owner(Owner { map: Arc::clone(&map), _file: Arc::clone(&file) });
         Ok(Mapping { file, bytes, map, failed: AtomicBool::new(false) })
     }
 
@@ -177,10 +185,16 @@ mod tests {
     use super::*;
     use std::io::Write as _;
 
+    #[allow(unsafe_code)]
+    fn map(file: &Arc<File>, len: u64) -> Mapping {
+        // SAFETY: a test's own file, written before it is sliced and never after.
+        unsafe { Mapping::new(Arc::clone(file), len) }.unwrap()
+    }
+
     fn mapping_of(content: &[u8]) -> Mapping {
         let mut file = tempfile::tempfile().unwrap();
         file.write_all(content).unwrap();
-        Mapping::new(Arc::new(file), content.len() as u64).unwrap()
+        map(&Arc::new(file), content.len() as u64)
     }
 
     #[test]
@@ -215,7 +229,7 @@ mod tests {
     #[test]
     fn a_growing_file_can_be_mapped_before_it_is_whole() {
         let file = Arc::new(tempfile::tempfile().unwrap());
-        let mapping = Mapping::new(Arc::clone(&file), 1 << 20).unwrap();
+        let mapping = map(&file, 1 << 20);
         (&*file).write_all(b"first bytes").unwrap();
         assert_eq!(&mapping.slice(0, 5)[..], b"first");
     }

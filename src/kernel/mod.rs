@@ -1,8 +1,10 @@
 //! The kernel interface: mappings, splice, positioned I/O that never waits.
 //!
-//! The only module with `unsafe`, and at the bottom of the tree because both
-//! the cache (which owns files) and the server (which owns sockets) stand on
-//! it. Everything it exports is safe to call with any argument.
+//! At the bottom of the tree because both the cache (which owns files) and the
+//! server (which owns sockets) stand on it. Everything it exports is safe to
+//! call with any argument, but for [`Mapping::new`]: whether a file stays as it
+//! is, only its owner can promise. That promise, in `cache::content`, is the one
+//! `unsafe` outside of here.
 
 mod file;
 mod identity;

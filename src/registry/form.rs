@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use super::docker_config::{Entry, Server, find};
 use super::{Credential, Field, FieldKind, HelperName, HostPort, Kind, Origin, Secret, Source};
 use crate::oci::Repository;
+use crate::printable;
 
 /// The filled-in form of one kind.
 #[derive(Debug, Clone)]
@@ -286,7 +287,7 @@ impl Form {
 
 /// Basic authentication cannot carry a colon in a user name (RFC 7617).
 fn user(name: &str, field: &'static str) -> Result<String, FormError> {
-    if name.contains(':') || name.chars().any(char::is_control) {
+    if name.contains(':') || name.chars().any(printable::is_disturbing) {
         return wrong(field, "a user name must not contain a colon or control characters");
     }
     Ok(name.to_owned())

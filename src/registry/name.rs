@@ -1,5 +1,6 @@
 //! The names operators give to registries.
 
+use crate::printable;
 use std::fmt;
 use std::str::FromStr;
 use std::sync::Arc;
@@ -57,7 +58,7 @@ pub enum InvalidName {
     #[error("this name is reserved: it has a meaning of its own in addresses")]
     Reserved,
     /// Would disturb whoever reads it.
-    #[error("a name must not contain control characters")]
+    #[error("a name must not contain control characters or invisible ones")]
     Control,
     /// Chosen, and nothing that can stand in an address.
     #[error("an address is one part of an image name: lower-case letters and digits, with `-` or `_` between them")]
@@ -145,7 +146,7 @@ impl FromStr for RegistryName {
         if text.contains(['.', ':']) {
             return Err(InvalidName::LooksLikeHost);
         }
-        if text.chars().any(char::is_control) {
+        if text.chars().any(printable::is_disturbing) {
             return Err(InvalidName::Control);
         }
         let slug: Arc<str> = proposed(text).into();

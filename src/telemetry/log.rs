@@ -12,6 +12,7 @@ use tracing_subscriber::layer::{Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{EnvFilter, fmt};
 
+use super::plain::PlainError;
 use super::trail::Trail;
 
 /// How log lines look.
@@ -104,14 +105,15 @@ pub fn start(settings: &LogSettings) -> Result<(), LogError> {
         let audits = filter_fn(|metadata| metadata.target() == super::audit::TARGET);
         lines.with_target(false).with_writer(Mutex::new(Trail::new(file))).with_filter(audits)
     });
-    let lines = fmt::layer().with_writer(io::stderr).with_target(false);
+    let coloured = settings.format == LogFormat::Text && io::stderr().is_terminal();
+    let lines = fmt::layer().with_writer(move || PlainError { coloured }).with_target(false);
     let started = match settings.format {
         LogFormat::Json => {
             let lines = lines.json().flatten_event(true).with_current_span(false).with_span_list(false);
             tracing_subscriber::registry().with(audit).with(lines.with_filter(filter)).try_init()
         }
         LogFormat::Text => {
-            let lines = lines.with_ansi(io::stderr().is_terminal());
+            let lines = lines.with_ansi(coloured);
             tracing_subscriber::registry().with(audit).with(lines.with_filter(filter)).try_init()
         }
     };

@@ -6,6 +6,7 @@ mod audit;
 mod lines;
 mod log;
 mod metrics;
+mod plain;
 mod trail;
 
 pub use audit::{Audit, Event};

@@ -4,6 +4,8 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use super::plain::plain;
+
 /// How the file does. There is one log in a process, and so one of these.
 pub(super) struct Health {
     lost: AtomicU64,
@@ -59,7 +61,7 @@ impl Write for Trail {
     /// Never fails: whoever logs could do nothing about it.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         let begun = if self.torn { self.file.write_all(b"\n") } else { Ok(()) };
-        let written = begun.and_then(|()| self.file.write_all(line));
+        let written = begun.and_then(|()| self.file.write_all(&plain(line, false)));
         self.torn = written.is_err();
         health().wrote(written.is_ok());
         Ok(line.len())

@@ -165,15 +165,18 @@ fn canonical(address: IpAddr) -> IpAddr {
 }
 
 /// Whether an address is somebody else's public one (IANA special-purpose
-/// address registries).
+/// address registries). Azure's 168.63.129.16 is its machines' own agent and no
+/// part of the internet, wherever it lies.
 pub fn is_public(address: IpAddr) -> bool {
     match canonical(address) {
         IpAddr::V4(v4) => {
-            let [a, b, c, _] = v4.octets();
+            let [a, b, c, d] = v4.octets();
             !(matches!(a, 0 | 10 | 127 | 224..)
                 || a == 100 && (64..128).contains(&b)
+                || a == 168 && b == 63 && c == 129 && d == 16
                 || a == 169 && b == 254
                 || a == 172 && (16..32).contains(&b)
+                || a == 192 && b == 88 && c == 99
                 || a == 192 && b == 168
                 || a == 192 && b == 0 && (c == 0 || c == 2)
                 || a == 198 && (18..20).contains(&b)
@@ -189,7 +192,9 @@ pub fn is_public(address: IpAddr) -> bool {
                 || first & 0xffc0 == 0xfec0
                 || first & 0xff00 == 0xff00
                 || first == 0x100 && second == 0
-                || first == 0x2001 && second == 0xdb8
+                || first == 0x2001 && (second < 0x200 || second == 0xdb8)
+                || first == 0x3fff && second & 0xf000 == 0
+                || first == 0x5f00
                 || first == 0x64 && second == 0xff9b)
         }
     }
@@ -206,7 +211,9 @@ mod tests {
             "10.0.0.1",
             "100.64.0.1",
             "127.0.0.1",
+            "168.63.129.16",
             "169.254.169.254",
+            "192.88.99.1",
             "172.16.0.1",
             "172.31.255.255",
             "192.0.0.1",
@@ -227,6 +234,12 @@ mod tests {
             "2002:a00:1::1",
             "::10.0.0.1",
             "64:ff9b:1::1",
+            "2001::5",
+            "2001:1ff:ffff::1",
+            "2001:db8::1",
+            "3fff::1",
+            "3fff:fff:ffff::1",
+            "5f00::1",
         ] {
             assert!(!is_public(address.parse().unwrap()), "{address}");
         }
@@ -240,7 +253,12 @@ mod tests {
             "172.32.0.1",
             "192.1.0.1",
             "198.20.0.1",
+            "168.63.129.17",
+            "192.88.98.1",
+            "2001:200::1",
+            "2001:4860:4860::8888",
             "2606:4700::1111",
+            "3ffe::1",
             "::ffff:1.1.1.1",
             "64:ff9b::1.1.1.1",
         ] {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use crate::printable::one_line;
 use crate::registry::Origin;
 
 /// Shorthand for results of this module.
@@ -101,7 +102,7 @@ pub enum Error {
         status: u16,
     },
     /// An answer that makes no sense, or is not to be believed.
-    #[error("{origin} sent an answer that cannot be used: {what}")]
+    #[error("{origin} sent an answer that cannot be used: {}", one_line(what))]
     Protocol {
         /// Who answered.
         origin: Origin,

@@ -53,7 +53,10 @@ impl Salvage {
 
 /// How the file of a partial is opened, with the log of its checksums.
 pub(in crate::cache) struct Files {
-    pub(in crate::cache) file: File,
+    pub(in crate::cache) file: Arc<File>,
+    /// What an earlier fill has left: the same file, or another while somebody
+    /// still reads that one.
+    pub(in crate::cache) earlier: Arc<File>,
     /// Empty where there is none.
     pub(in crate::cache) known: Vec<u8>,
     /// Makes the log anew.
@@ -67,37 +70,44 @@ impl Partial {
     /// source for: it is the source's answer that shows who may have the
     /// content.
     ///
+    /// Nothing of a file is changed that an earlier fill's readers may look at.
+    ///
     /// What another `owner` left is forgotten: who may not have the content yet
     /// is not given what somebody else was sent of it.
     pub(super) fn open(files: Files, digest: &Digest, owner: Owner, salvage: Option<&Salvage>) -> io::Result<Partial> {
-        let Files { file, known, log } = files;
+        let Files { file, mut earlier, known, log } = files;
         let known = match known.split_first_chunk::<OWNER>() {
             Some((whose, known)) if *whose == owner.0 => known,
             _ => {
                 file.set_len(0)?;
+                earlier = Arc::clone(&file);
                 &[]
             }
         };
         let mut is_salvaged = false;
         if let Some(salvage) = salvage
-            && kernel::data_prefix(&file)? == 0
+            && kernel::data_prefix(&earlier)? == 0
         {
+            earlier = Arc::clone(&file);
             salvage.copy_to(&file)?;
             is_salvaged = true;
         }
+        let is_other = !Arc::ptr_eq(&file, &earlier);
+        let take = |bytes: &[u8], unit: u64| if is_other { file.write_all_at(bytes, unit * UNIT) } else { Ok(()) };
         let known = read_log(known);
-        let mut partial = Partial::empty(file, digest);
+        let mut partial = Partial::empty(Arc::clone(&file), digest);
         let mut before_last = partial.hasher.clone();
         let mut buffer = Vec::new();
-        let units = kernel::data_prefix(&partial.file)? / UNIT;
+        let units = kernel::data_prefix(&earlier)? / UNIT;
         for unit in 0..units {
-            let Some(sum) = sums::read_unit(&partial.file, unit, &mut buffer)? else { break };
+            let Some(sum) = sums::read_unit(&earlier, unit, &mut buffer)? else { break };
             // Nobody vouches for what was salvaged but its digest, in the end.
             if !is_salvaged && known.get(&unit) != Some(&sum) {
                 break;
             }
             before_last = partial.hasher.clone();
             partial.hasher.update(&buffer);
+            take(&buffer, unit)?;
             partial.gatherer.complete(unit, sum);
             partial.hashed = (unit + 1) * UNIT;
         }
@@ -108,7 +118,8 @@ impl Partial {
         let mut end = partial.hashed;
         partial.written = Extents::up_to(partial.hashed);
         for (unit, sum) in known.range(partial.hashed / UNIT + 1..) {
-            if sums::read_unit(&partial.file, *unit, &mut buffer)? == Some(*sum) {
+            if sums::read_unit(&earlier, *unit, &mut buffer)? == Some(*sum) {
+                take(&buffer, *unit)?;
                 partial.gatherer.complete(*unit, *sum);
                 end = (unit + 1) * UNIT;
                 partial.written.insert(unit * UNIT, end);
@@ -122,9 +133,9 @@ impl Partial {
         Ok(partial)
     }
 
-    fn empty(file: File, digest: &Digest) -> Partial {
+    fn empty(file: Arc<File>, digest: &Digest) -> Partial {
         Partial {
-            file: Arc::new(file),
+            file,
             hashed: 0,
             hasher: Hasher::new(digest.algorithm()),
             written: Extents::default(),
@@ -140,7 +151,6 @@ impl Partial {
     /// Forgets what is in it.
     pub(super) fn restart(self, digest: &Digest) -> io::Result<Partial> {
         self.file.set_len(0)?;
-        let restarted = Partial::empty(File::try_clone(&self.file)?, digest);
-        Ok(restarted)
+        Ok(Partial::empty(self.file, digest))
     }
 }

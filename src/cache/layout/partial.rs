@@ -1,9 +1,10 @@
 //! The files that fills grow, and what earlier fills have left.
 
-use std::fs::{self, OpenOptions};
+use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _};
 use std::os::unix::fs::{MetadataExt as _, OpenOptionsExt as _};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::{Layout, no_follow, private, removed};
@@ -36,7 +37,16 @@ impl Layout {
             Err(error) => return Err(error),
         }
         let anew = move || private(OpenOptions::new().create(true).truncate(true).write(true)).open(log);
-        Ok(Files { file, known, log: Box::new(anew) })
+        let file = Arc::new(file);
+        Ok(Files { earlier: Arc::clone(&file), file, known, log: Box::new(anew) })
+    }
+
+    /// An empty file in the place of the one that has grown so far, whose
+    /// content stays for whoever has it open.
+    pub(in crate::cache) fn renew_partial(&self, digest: &Digest) -> io::Result<Arc<File>> {
+        let path = self.partial(digest);
+        removed(fs::remove_file(&path))?;
+        private(OpenOptions::new().read(true).write(true).create_new(true)).open(path).map(Arc::new)
     }
 
     /// What vouches for the content of the growing file.

@@ -9,6 +9,7 @@ use super::super::admin_client::AdminClient;
 use super::super::{Outcome, Output};
 use super::{blobs, size};
 use crate::admin::document::{BlobEntry, Blobs, CacheStatus, RegistryUsage, Usage};
+use crate::cli::terminal::outln;
 
 /// Links that are named in a row of the table.
 const NAMED: usize = 3;
@@ -50,10 +51,10 @@ pub(super) async fn ls(client: &AdminClient, args: &LsArgs) -> Outcome {
         let pinned = if blob.pinned { "yes" } else { "" };
         table.add_row([Cell::new(&blob.digest), right(size(blob.size)), Cell::new(pinned), Cell::new(links(blob))]);
     }
-    println!("{table}");
+    outln!("{table}");
     match listed.total - listed.blobs.len().min(listed.total) {
-        0 => println!("{}, {}", blobs(listed.total), size(listed.bytes)),
-        more => println!("{} and {more} more, {} altogether", blobs(listed.blobs.len()), size(listed.bytes)),
+        0 => outln!("{}, {}", blobs(listed.total), size(listed.bytes)),
+        more => outln!("{} and {more} more, {} altogether", blobs(listed.blobs.len()), size(listed.bytes)),
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -91,16 +92,16 @@ pub(super) async fn du(client: &AdminClient, args: &DuArgs) -> Outcome {
         let row = [Cell::new("(linked to none)"), right("-"), right(usage.unlinked.blobs)];
         table.add_row(row.into_iter().chain([right(size(usage.unlinked.bytes))]));
     }
-    println!("{table}");
-    println!("{} stored, {} of {}", blobs(usage.total.blobs), size(usage.total.bytes), size(status.max_size));
+    outln!("{table}");
+    outln!("{} stored, {} of {}", blobs(usage.total.blobs), size(usage.total.bytes), size(status.max_size));
     if status.pinned_blobs > 0 {
-        println!("{} of them pinned, {}", status.pinned_blobs, size(status.pinned_bytes));
+        outln!("{} of them pinned, {}", status.pinned_blobs, size(status.pinned_bytes));
     }
     if status.fills > 0 {
-        println!("{} on the way", blobs(status.fills));
+        outln!("{} on the way", blobs(status.fills));
     }
     if !status.writes {
-        println!("note: another process writes this cache directory; this one counts only what it has seen");
+        outln!("note: another process writes this cache directory; this one counts only what it has seen");
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -118,6 +119,6 @@ pub(super) fn right(text: impl ToString) -> Cell {
 
 pub(super) fn json(document: &impl Serialize) -> Outcome {
     let text = serde_json::to_string_pretty(document).map_err(|error| miette::miette!("{error}"))?;
-    println!("{text}");
+    outln!("{text}");
     Ok(ExitCode::SUCCESS)
 }

@@ -10,6 +10,7 @@ use super::super::{Outcome, Output};
 use super::listing::{json, new_table, right};
 use super::{blobs, size};
 use crate::admin::document::{PinEntry, Pins};
+use crate::cli::terminal::{errln, outln};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct PinArgs {
@@ -42,7 +43,7 @@ pub(super) async fn pin(client: &AdminClient, args: &PinArgs) -> Outcome {
                 done.push(pin);
             }
             Answer::Refused(_, reason) => {
-                eprintln!("{reason}");
+                errln!("{reason}");
                 code = ExitCode::FAILURE;
             }
         }
@@ -54,10 +55,10 @@ pub(super) async fn pin(client: &AdminClient, args: &PinArgs) -> Outcome {
 }
 
 fn said(pin: &PinEntry) {
-    println!("pinned {} {}", pin.image, pin.digest.as_deref().unwrap_or_default());
+    outln!("pinned {} {}", pin.image, pin.digest.as_deref().unwrap_or_default());
     let missing = pin.blobs.saturating_sub(pin.stored_blobs);
     if missing > 0 {
-        println!("{} of {} stored so far; the others stay once they are", pin.stored_blobs, blobs(pin.blobs));
+        outln!("{} of {} stored so far; the others stay once they are", pin.stored_blobs, blobs(pin.blobs));
     }
 }
 
@@ -65,9 +66,9 @@ pub(super) async fn unpin(client: &AdminClient, args: &UnpinArgs) -> Outcome {
     let mut code = ExitCode::SUCCESS;
     for image in &args.images {
         match client.delete(&path(image)?).await? {
-            Answer::Done(()) => println!("unpinned {image}"),
+            Answer::Done(()) => outln!("unpinned {image}"),
             Answer::Refused(_, reason) => {
-                eprintln!("{reason}");
+                errln!("{reason}");
                 code = ExitCode::FAILURE;
             }
         }
@@ -92,7 +93,7 @@ async fn list(client: &AdminClient, output: Output) -> Outcome {
             Cell::new(by),
         ]);
     }
-    println!("{table}");
+    outln!("{table}");
     Ok(ExitCode::SUCCESS)
 }
 

@@ -8,6 +8,7 @@ use super::super::Outcome;
 use super::super::admin_client::{AdminClient, Answer};
 use super::{blobs, size};
 use crate::admin::document::{BlobEntry, Blobs};
+use crate::cli::terminal::{errln, outln};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -36,9 +37,9 @@ async fn these(client: &AdminClient, digests: &[String]) -> Outcome {
     let mut code = ExitCode::SUCCESS;
     for digest in digests {
         match client.delete(&format!("cache/blobs/{digest}")).await? {
-            Answer::Done(()) => println!("removed {digest}"),
+            Answer::Done(()) => outln!("removed {digest}"),
             Answer::Refused(_, reason) => {
-                eprintln!("{reason}");
+                errln!("{reason}");
                 code = ExitCode::FAILURE;
             }
         }
@@ -70,12 +71,12 @@ async fn all_of(client: &AdminClient, registry: &str, args: &Args) -> Outcome {
             }
         }
     }
-    println!("removed {}, {}", blobs(removed), size(bytes));
+    outln!("removed {}, {}", blobs(removed), size(bytes));
     if pinned > 0 {
-        println!("kept {}: pinned", blobs(pinned));
+        outln!("kept {}: pinned", blobs(pinned));
     }
     if shared > 0 {
-        println!("kept {}: linked elsewhere too (--shared removes them all the same)", blobs(shared));
+        outln!("kept {}: linked elsewhere too (--shared removes them all the same)", blobs(shared));
     }
     Ok(ExitCode::SUCCESS)
 }

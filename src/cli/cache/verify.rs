@@ -9,6 +9,7 @@ use super::super::Outcome;
 use super::super::admin_client::AdminClient;
 use super::{blobs, size};
 use crate::admin::document::{Blobs, Soundness, Verification};
+use crate::cli::terminal::outln;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -49,13 +50,9 @@ pub(super) async fn run(client: &AdminClient, args: &Args) -> Outcome {
     }
     progress.end();
     let total: u64 = work.iter().filter_map(|(_, bytes)| *bytes).sum();
-    println!(
-        "{} sound, {damaged} damaged, {absent} absent{}",
-        blobs(sound),
-        if all { of(total) } else { String::new() }
-    );
+    outln!("{} sound, {damaged} damaged, {absent} absent{}", blobs(sound), if all { of(total) } else { String::new() });
     if damaged > 0 {
-        println!("the damaged ones have been taken out of service: the next pull fetches them again");
+        outln!("the damaged ones have been taken out of service: the next pull fetches them again");
     }
     // A blob that was asked for by name should be there; of a listing, some
     // may have been evicted meanwhile.
@@ -89,17 +86,17 @@ impl Progress {
     fn passed(&self, line: &str, bytes: Option<u64>) {
         match &self.bar {
             Some(bar) => bar.inc(bytes.unwrap_or_default()),
-            None => println!("{line}"),
+            None => outln!("{line}"),
         }
     }
 
     fn noted(&self, line: &str, bytes: Option<u64>) {
         match &self.bar {
             Some(bar) => {
-                bar.suspend(|| println!("{line}"));
+                bar.suspend(|| outln!("{line}"));
                 bar.inc(bytes.unwrap_or_default());
             }
-            None => println!("{line}"),
+            None => outln!("{line}"),
         }
     }
 

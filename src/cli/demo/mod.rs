@@ -24,6 +24,7 @@ use self::sample::Image;
 use self::scratch::Scratch;
 use self::stage::Stage;
 use super::Outcome;
+use crate::cli::terminal::outln;
 
 /// Longer than any machine needs: the tour ends, whatever happens.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -43,8 +44,8 @@ pub(super) fn run(_: &Args) -> Outcome {
     drop(scratch);
     let report = outcome?;
     report.print();
-    println!("\nNext: `transship serve` is a Docker Hub mirror at once, without configuration;");
-    println!("README.md says how to store credentials and how to point Docker at the proxy.");
+    outln!("\nNext: `transship serve` is a Docker Hub mirror at once, without configuration;");
+    outln!("README.md says how to store credentials and how to point Docker at the proxy.");
     Ok(if report.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -62,17 +63,17 @@ async fn bounded(scratch: &Scratch) -> miette::Result<Report> {
 }
 
 async fn demo(scratch: &Scratch) -> miette::Result<Report> {
-    println!("Private images for clients that hold no credential.");
-    println!("All of this is in one process on loopback; nothing is downloaded, nothing stays.\n");
+    outln!("Private images for clients that hold no credential.");
+    outln!("All of this is in one process on loopback; nothing is downloaded, nothing stays.\n");
     let stage = Stage::set_up(scratch.path()).await?;
     let megabits = registry::BYTES_PER_SECOND / 1_000_000 * 8;
-    println!("   sample registry  {}, private, as if behind {megabits} Mbit/s", stage.upstream.api());
-    println!("   its blobs        {}, by redirects to signed addresses", stage.upstream.storage());
+    outln!("   sample registry  {}, private, as if behind {megabits} Mbit/s", stage.upstream.api());
+    outln!("   its blobs        {}, by redirects to signed addresses", stage.upstream.storage());
     for image in [&stage.image, &stage.storm_image] {
         let Image { repository, tag, blobs, .. } = image;
-        println!("   an image         {repository}:{tag}, {} layers, {}", blobs.len() - 1, bytes(image.size()));
+        outln!("   an image         {repository}:{tag}, {} layers, {}", blobs.len() - 1, bytes(image.size()));
     }
-    println!("   proxy            {}, holds the registry's credential\n", stage.proxy_address);
+    outln!("   proxy            {}, holds the registry's credential\n", stage.proxy_address);
     let report = tour::take(&stage).await;
     stage.proxy.shutdown().await;
     report

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use indicatif::{MultiProgress, ProgressBar, ProgressDrawTarget, ProgressStyle};
 
 use super::report::bytes;
+use crate::cli::terminal::outln;
 
 /// The progress of one step: a lane for each thing that moves by itself.
 pub(super) struct Progress {
@@ -44,7 +45,7 @@ impl Progress {
         let quarter = |done: u64| (done * 4).checked_div(self.total).unwrap_or_default();
         let now = quarter(before + count);
         if now > quarter(before) && now < 4 {
-            println!("   {} % ({})", now * 25, bytes(before + count));
+            outln!("   {} % ({})", now * 25, bytes(before + count));
         }
     }
 }

@@ -6,6 +6,7 @@ use comfy_table::{Cell, CellAlignment, Color, ContentArrangement, Table, presets
 use indicatif::BinaryBytes;
 
 use super::registry::Seen;
+use crate::cli::terminal::outln;
 
 /// One step's figures.
 #[derive(Debug)]
@@ -48,9 +49,9 @@ impl Report {
 
     /// Prints it.
     pub(super) fn print(&self) {
-        println!("{}\n", self.figures());
+        outln!("{}\n", self.figures());
         for line in self.verdict().lines() {
-            println!("{}", line.trim_end());
+            outln!("{}", line.trim_end());
         }
     }
 

@@ -1,5 +1,6 @@
 //! A directory of the tour's own that is gone when the tour is, however it ends.
 
+use crate::cli::terminal::errln;
 use std::fs::DirBuilder;
 use std::io;
 use std::os::unix::fs::DirBuilderExt as _;
@@ -28,7 +29,7 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         if let Err(error) = std::fs::remove_dir_all(&self.0) {
-            eprintln!("{} could not be removed: {error}", self.0.display());
+            errln!("{} could not be removed: {error}", self.0.display());
         }
     }
 }

@@ -15,6 +15,7 @@ use super::registry::Seen;
 use super::report::{Report, Step, bytes, seconds};
 use super::sample::Image;
 use super::stage::{NAME, Stage};
+use crate::cli::terminal::outln;
 
 /// Clients that pull at once.
 const STORM: usize = 16;
@@ -35,7 +36,7 @@ pub(super) async fn take(stage: &Stage) -> miette::Result<Report> {
 
 async fn direct(stage: &Stage, report: &mut Report) -> miette::Result<()> {
     let client = client(stage.upstream.api(), "", &stage.image)?;
-    println!("1. A client without a credential asks the sample registry itself\n   {}", client.reference());
+    outln!("1. A client without a credential asks the sample registry itself\n   {}", client.reference());
     let start = Instant::now();
     let pulled = client.pull(&Progress::begin([]), |n| n).await;
     let (time, seen) = (start.elapsed(), stage.upstream.seen());
@@ -44,9 +45,9 @@ async fn direct(stage: &Stage, report: &mut Report) -> miette::Result<()> {
         Err(OciDistributionError::AuthenticationFailure(_) | OciDistributionError::UnauthorizedError { .. })
     );
     match &pulled {
-        Err(_) if refused => println!("   refused with 401: the image is private\n"),
-        Err(error) => println!("   failed: {error}\n"),
-        Ok(_) => println!("   it was given the image\n"),
+        Err(_) if refused => outln!("   refused with 401: the image is private\n"),
+        Err(error) => outln!("   failed: {error}\n"),
+        Ok(_) => outln!("   it was given the image\n"),
     }
     let is_private = refused && seen.refused > 0 && seen.tokens == 0 && seen.bytes == 0;
     report.claim("private: without a credential the registry answers 401 and sends nothing", is_private);
@@ -57,7 +58,7 @@ async fn direct(stage: &Stage, report: &mut Report) -> miette::Result<()> {
 
 async fn cold(stage: &Stage, report: &mut Report) -> miette::Result<()> {
     let image = &stage.image;
-    println!("2. The same client asks the proxy, whose cache is empty");
+    outln!("2. The same client asks the proxy, whose cache is empty");
     let (step, pulled) = single(stage, "cold").await?;
     report.claim(
         format!(
@@ -73,7 +74,7 @@ async fn cold(stage: &Stage, report: &mut Report) -> miette::Result<()> {
 }
 
 async fn warm(stage: &Stage, report: &mut Report) -> miette::Result<()> {
-    println!("3. The same pull again");
+    outln!("3. The same pull again");
     let (step, pulled) = single(stage, "warm").await?;
     let is_local = is_whole(&stage.image, &pulled) && step.seen.blob_requests() + step.seen.checks == 0;
     report.claim("warm: the same bytes, and upstream was asked for no blob", is_local);
@@ -85,7 +86,7 @@ async fn warm(stage: &Stage, report: &mut Report) -> miette::Result<()> {
 async fn single(stage: &Stage, name: &'static str) -> miette::Result<(Step, Pulled)> {
     let image = &stage.image;
     let client = through_proxy(stage, image)?;
-    println!("   {}", client.reference());
+    outln!("   {}", client.reference());
     let names = (0..).map(|n| if n == 0 { "config".to_owned() } else { format!("layer {n}") });
     let progress = Progress::begin(names.zip(image.blobs.iter().map(|blob| blob.content.len() as u64)));
     let (before, start) = (stage.upstream.seen(), Instant::now());
@@ -93,18 +94,18 @@ async fn single(stage: &Stage, name: &'static str) -> miette::Result<(Step, Pull
         client.pull(&progress, |n| n).await.into_diagnostic().wrap_err_with(|| format!("the {name} pull failed"))?;
     let (time, seen) = (start.elapsed(), stage.upstream.seen() - &before);
     drop(progress);
-    println!("   {} in {}, every digest verified\n", bytes(pulled.bytes), seconds(time));
+    outln!("   {} in {}, every digest verified\n", bytes(pulled.bytes), seconds(time));
     let holders = usize::from(client.holds_credential().await.into_diagnostic()?);
     Ok((Step { name, clients: 1, time, to_clients: pulled.bytes, seen, holders }, pulled))
 }
 
 async fn storm(stage: &Stage, report: &mut Report) -> miette::Result<()> {
     let image = &stage.storm_image;
-    println!("4. {STORM} clients want a new image at the same moment");
+    outln!("4. {STORM} clients want a new image at the same moment");
     let clients: Vec<Arc<Client>> =
         (0..STORM).map(|_| through_proxy(stage, image).map(Arc::new)).collect::<Result<_, _>>()?;
     if let Some(client) = clients.first() {
-        println!("   {}", client.reference());
+        outln!("   {}", client.reference());
     }
     let lanes = (1..=STORM).map(|n| (format!("client {n}"), image.size()));
     let progress = Arc::new(Progress::begin(lanes));
@@ -122,7 +123,7 @@ async fn storm(stage: &Stage, report: &mut Report) -> miette::Result<()> {
     }
     let (time, seen) = (start.elapsed(), stage.upstream.seen() - &before);
     drop(progress);
-    println!("   {} in {}, {} of it from upstream\n", bytes(to_clients), seconds(time), bytes(seen.bytes));
+    outln!("   {} in {}, {} of it from upstream\n", bytes(to_clients), seconds(time), bytes(seen.bytes));
     let mut holders = 0;
     for client in &clients {
         holders += usize::from(client.holds_credential().await.into_diagnostic()?);

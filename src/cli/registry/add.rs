@@ -10,6 +10,7 @@ use super::backend::Backend;
 use super::fields::{Fields, ask, ask_form, is_interactive};
 use super::{Trial, listing};
 use crate::admin::document::RegistryForm;
+use crate::cli::terminal::{errln, outln};
 use crate::registry::{FieldKind, Kind, RegistryName};
 
 #[derive(Debug, clap::Args)]
@@ -43,7 +44,7 @@ pub(super) async fn run(backend: &mut Backend, args: &Args) -> Outcome {
     let kind = match args.kind {
         Some(kind) => kind,
         None if interactive => {
-            eprintln!("Kinds: {}", Kind::ALL.map(Kind::as_str).join(", "));
+            errln!("Kinds: {}", Kind::ALL.map(Kind::as_str).join(", "));
             let answer = ask("Kind", None)?.unwrap_or_default();
             self::kind(&answer).map_err(|error| miette!("there is no kind `{answer}`; {error}"))?
         }
@@ -75,7 +76,7 @@ pub(super) async fn run(backend: &mut Backend, args: &Args) -> Outcome {
         return Ok(code);
     }
     let added = backend.add(form).await?;
-    println!("stored {}; pull through {}/…", added.name, added.address);
+    outln!("stored {}; pull through {}/…", added.name, added.address);
     listing::notes(&added);
     Ok(ExitCode::SUCCESS)
 }

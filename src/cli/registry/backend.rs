@@ -6,6 +6,7 @@ use miette::miette;
 use super::super::admin_client::{AdminClient, Answer, Target};
 use crate::admin::document::{Registries, RegistryEntry, RegistryForm, TestQuestion, TestReport};
 use crate::admin::{Caller, Operator, Refused, RegistryChange, form_change, try_registry};
+use crate::cli::terminal::errln;
 use crate::proxy;
 
 /// One of the two.
@@ -26,7 +27,7 @@ impl Backend {
         }
         let (configuration, settings) = super::super::configuration(target.config())?;
         let store = configuration.store().path().display().to_string();
-        eprintln!("no proxy runs at {}: working on the store {store} itself", client.address());
+        errln!("no proxy runs at {}: working on the store {store} itself", client.address());
         Ok(Backend::Offline(proxy::offline(configuration, settings)))
     }
 

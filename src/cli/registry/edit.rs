@@ -9,6 +9,7 @@ use super::backend::Backend;
 use super::fields::{Fields, ask_form, is_interactive};
 use super::{Trial, listing};
 use crate::admin::document::RegistryForm;
+use crate::cli::terminal::outln;
 use crate::registry::Kind;
 
 #[derive(Debug, clap::Args)]
@@ -57,7 +58,7 @@ pub(super) async fn run(backend: &mut Backend, args: &Args) -> Outcome {
     }
     let settings = (settings != before).then_some(settings);
     if settings.is_none() && secrets.is_empty() {
-        println!("nothing has changed");
+        outln!("nothing has changed");
         return Ok(ExitCode::SUCCESS);
     }
     let form = RegistryForm { settings, secrets };
@@ -65,7 +66,7 @@ pub(super) async fn run(backend: &mut Backend, args: &Args) -> Outcome {
         return Ok(code);
     }
     let changed = backend.replace(&args.name, form).await?;
-    println!("changed {}", changed.name);
+    outln!("changed {}", changed.name);
     listing::notes(&changed);
     Ok(ExitCode::SUCCESS)
 }

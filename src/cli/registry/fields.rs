@@ -1,13 +1,14 @@
 //! The fields of a form: from options, or asked for one after the other.
 
 use std::collections::BTreeMap;
-use std::io::{BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::io::{BufRead as _, IsTerminal as _, Read as _};
 use std::path::PathBuf;
 
 use miette::{IntoDiagnostic as _, WrapErr as _, miette};
 use serde_json::{Map, Value};
 use zeroize::Zeroizing;
 
+use crate::cli::terminal::prompt;
 use crate::registry::{Field, FieldKind, Kind};
 
 /// The forms' fields as options; which of them a kind has, its form says.
@@ -157,10 +158,9 @@ pub(super) fn is_interactive() -> bool {
 /// Asks for a text; an empty answer is `default`.
 pub(super) fn ask(label: &str, default: Option<&str>) -> miette::Result<Option<String>> {
     match default {
-        Some(default) => eprint!("{label} [{default}]: "),
-        None => eprint!("{label}: "),
+        Some(default) => prompt(&format!("{label} [{default}]: ")),
+        None => prompt(&format!("{label}: ")),
     }
-    std::io::stderr().flush().into_diagnostic()?;
     let mut line = String::new();
     if std::io::stdin().lock().read_line(&mut line).into_diagnostic()? == 0 {
         return Err(miette!("the input ended: nothing was stored"));

@@ -7,6 +7,7 @@ use comfy_table::{ContentArrangement, Table, presets};
 use super::super::{Outcome, Output};
 use super::backend::Backend;
 use crate::admin::document::{RegistryEntry, RetiredEntry};
+use crate::cli::terminal::outln;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct ListArgs {
@@ -27,7 +28,7 @@ pub(super) struct ShowArgs {
 pub(super) async fn list(backend: &Backend, args: &ListArgs) -> Outcome {
     let all = backend.list().await?;
     match args.output {
-        Output::Json => println!("{:#}", serde_json::json!(all)),
+        Output::Json => outln!("{:#}", serde_json::json!(all)),
         Output::Table => {
             let mut table = Table::new();
             table.load_style(presets::UTF8_FULL_CONDENSED).set_content_arrangement(ContentArrangement::Dynamic);
@@ -44,9 +45,9 @@ pub(super) async fn list(backend: &Backend, args: &ListArgs) -> Outcome {
                     if entry.stored { "store" } else { "file" },
                 ]);
             }
-            println!("{table}");
+            outln!("{table}");
             for RetiredEntry { address, until } in &all.retired {
-                println!("`{address}` was taken away: {address}/… is answered 404 until {until}");
+                outln!("`{address}` was taken away: {address}/… is answered 404 until {until}");
             }
         }
     }
@@ -56,10 +57,10 @@ pub(super) async fn list(backend: &Backend, args: &ListArgs) -> Outcome {
 pub(super) async fn show(backend: &Backend, args: &ShowArgs) -> Outcome {
     let entry = backend.show(&args.name).await?;
     if args.output == Output::Json {
-        println!("{:#}", serde_json::json!(entry));
+        outln!("{:#}", serde_json::json!(entry));
         return Ok(ExitCode::SUCCESS);
     }
-    let line = |label: &str, value: &str| println!("{label:<11} {value}");
+    let line = |label: &str, value: &str| outln!("{label:<11} {value}");
     line("name", &entry.name);
     line("address", &entry.address);
     line("kind", &entry.kind);
@@ -87,13 +88,13 @@ fn credential(entry: &RegistryEntry) -> String {
 /// What has to happen before anybody pulls.
 pub(super) fn notes(entry: &RegistryEntry) {
     if entry.access == "grants" {
-        println!(
+        outln!(
             "note: only clients with a grant pull through it: transship client add NAME --grant '{}/**'",
             entry.address
         );
     }
     if let Some(default) = &entry.hides {
-        println!(
+        outln!(
             "note: {0}/… now means it, and hides the namespace `{0}` of the default registry `{default}`; with \
              `mirror_listen` in [server], that one has an address of its own",
             entry.address

@@ -20,6 +20,8 @@ use self::backend::Backend;
 use super::Outcome;
 use super::admin_client::Target;
 use crate::admin::document::{RegistryForm, TestReport};
+use crate::cli::terminal::{errln, outln};
+use crate::printable::one_line;
 
 /// Arguments of `registry`.
 #[derive(Debug, clap::Args)]
@@ -96,10 +98,10 @@ impl Trial {
             return Ok(None);
         }
         if self.force {
-            eprintln!("stored all the same (--force)");
+            errln!("stored all the same (--force)");
             return Ok(None);
         }
-        eprintln!("nothing was stored; --force stores it all the same");
+        errln!("nothing was stored; --force stores it all the same");
         Ok(Some(ExitCode::FAILURE))
     }
 }
@@ -107,9 +109,9 @@ impl Trial {
 /// A report, for a terminal.
 fn print(report: &TestReport) {
     for step in &report.steps {
-        println!("{} {}: {}", if step.passed { "ok    " } else { "failed" }, step.what, step.message);
+        outln!("{} {}: {}", if step.passed { "ok    " } else { "failed" }, step.what, one_line(&step.message));
     }
     for note in &report.notes {
-        println!("note   {note}");
+        outln!("note   {}", one_line(note));
     }
 }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::super::Outcome;
 use super::backend::Backend;
 use super::fields::{ask, is_interactive};
+use crate::cli::terminal::{errln, outln};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,16 +22,16 @@ pub(super) async fn run(backend: &mut Backend, args: &Args) -> Outcome {
         let names = args.names.join(", ");
         let answer = ask(&format!("Remove {names} and the stored secrets? Type yes"), None)?;
         if answer.as_deref() != Some("yes") {
-            println!("nothing was removed");
+            outln!("nothing was removed");
             return Ok(ExitCode::FAILURE);
         }
     }
     let mut code = ExitCode::SUCCESS;
     for name in &args.names {
         match backend.remove(name).await {
-            Ok(()) => println!("removed {name}"),
+            Ok(()) => outln!("removed {name}"),
             Err(error) => {
-                eprintln!("{error}");
+                errln!("{error}");
                 code = ExitCode::FAILURE;
             }
         }

@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use super::super::{Outcome, Output};
 use super::backend::Backend;
+use crate::cli::terminal::outln;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Args {
@@ -21,7 +22,7 @@ pub(super) async fn run(backend: &Backend, args: &Args) -> Outcome {
     let report = backend.test(Some(&args.name), None, args.image.clone()).await?;
     match args.output {
         Output::Table => super::print(&report),
-        Output::Json => println!("{:#}", serde_json::json!(report)),
+        Output::Json => outln!("{:#}", serde_json::json!(report)),
     }
     Ok(if report.passed { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

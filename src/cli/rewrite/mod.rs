@@ -17,6 +17,8 @@ use self::diff::Diff;
 use self::file::Input;
 use super::Outcome;
 use super::known::Known;
+use crate::cli::terminal::errln;
+use crate::printable::one_line;
 use crate::rewrite::{Pairs, Remark, Rewritten, rewrite};
 
 /// Arguments of `rewrite`.
@@ -56,7 +58,7 @@ pub(super) fn run(args: &Args) -> Outcome {
         let input = match Input::read(path) {
             Ok(input) => input,
             Err(error) => {
-                eprintln!("{error}");
+                errln!("{error}");
                 mistakes += 1;
                 continue;
             }
@@ -75,7 +77,7 @@ pub(super) fn run(args: &Args) -> Outcome {
     }
     if mistakes > 0 {
         let count = if mistakes == 1 { "1 mistake".to_owned() } else { format!("{mistakes} mistakes") };
-        eprintln!("\n{count}; nothing was written");
+        errln!("\n{count}; nothing was written");
         return Ok(ExitCode::FAILURE);
     }
     for Turned { input, rewritten } in &turned {
@@ -109,7 +111,7 @@ fn finish(args: &Args, turned: &[Turned]) -> Outcome {
         }
     }
     let total = turned.len();
-    eprintln!("{}", summary(looks_only, files, images, total));
+    errln!("{}", summary(looks_only, files, images, total));
     Ok(if args.check && files > 0 { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
@@ -124,13 +126,8 @@ fn summary(looks_only: bool, files: usize, values: usize, total: usize) -> Strin
 
 fn tell(name: &str, sort: &str, remark: &Remark) {
     let Remark { line, column, message, fix } = remark;
-    eprintln!("{name}:{line}:{column}: {sort}{}", printable(message));
+    errln!("{name}:{line}:{column}: {sort}{}", one_line(message));
     if let Some(fix) = fix {
-        eprintln!("  help: {}", printable(fix));
+        errln!("  help: {}", one_line(fix));
     }
-}
-
-/// What a file holds must not command a terminal.
-fn printable(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { c.escape_default().to_string() } else { c.to_string() }).collect()
 }

@@ -43,8 +43,13 @@ fn what_is_wrong_with_a_client_is_told_with_its_place() {
     let token = "0".repeat(64);
     for (text, place, piece, help) in [
         ("networks = \"::/0\"", (1, 1), "[[client]] needs a `name`", "for example `name = \"ci\"`"),
-        ("name = \"\"\nnetworks = \"::/0\"", (2, 8), "a name has 1 to 64 characters and no colon", ""),
-        ("name = \"a:b\"\nnetworks = \"::/0\"", (2, 8), "and no colon", ""),
+        (
+            "name = \"\"\nnetworks = \"::/0\"",
+            (2, 8),
+            "a name has 1 to 64 characters, none of them a colon or invisible",
+            "",
+        ),
+        ("name = \"a:b\"\nnetworks = \"::/0\"", (2, 8), "none of them a colon", ""),
         ("name = \"a\"", (1, 1), "nothing says how this client is known", "add `password_hash`, `token_hash`"),
         ("name = \"a\"\nnetworks = [\"10.1\"]", (3, 13), "`10.1` is no network; write it as", ""),
         ("name = \"a\"\npassword_hash = \"hunter2\"", (3, 17), "this is no argon2id hash in PHC form", ""),
@@ -186,7 +191,7 @@ fn a_file_that_cannot_be_read_is_named() {
 #[test]
 fn what_is_quoted_in_a_message_cannot_command_a_terminal() {
     let found = problems("[cache]\nmax_size = \"\\u001b[2J\\nx\"\n");
-    assert!(found[0].to_string().contains(r"`\u{1b}[2J\nx` is no size"), "{}", found[0]);
+    assert!(found[0].to_string().contains(r"`\u001b[2J\u000ax` is no size"), "{}", found[0]);
 }
 
 proptest! {
