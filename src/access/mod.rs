@@ -10,6 +10,7 @@ mod record;
 mod secret;
 mod throttle;
 mod token;
+mod trusted;
 
 pub use certificate::{CertificateName, CertificateNames, InvalidCertificateName};
 pub use client::{Client, Proof};
@@ -20,3 +21,4 @@ pub use record::{ClientRecord, InvalidClient, ProofRecord, check_name, check_pas
 pub use secret::{SecretError, make_secret, password_proof, token_proof};
 pub use throttle::{LoginLimits, customer};
 pub use token::{Issued, Scope, TokenKey};
+pub use trusted::TrustedProxies;

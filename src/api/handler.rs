@@ -14,11 +14,12 @@ use http::{Method, Response, Version};
 use tracing::{debug, info, warn};
 
 use super::body::{Body, Counted, Transport};
+use super::forwarded;
 use super::login::{self, Reached, TokenFault};
 use super::path::{self, Endpoint, Target};
 use super::permit::Permit;
 use super::{pages, query, response};
-use crate::access::{CertificateNames, Evidence, Gate, Identity, Principal, Rejected, Shown};
+use crate::access::{CertificateNames, Evidence, Gate, Identity, Principal, Rejected, Shown, TrustedProxies};
 use crate::oci::{Accept, Digest, ErrorCode, RangeSpec, Repository, TooManyRanges, parse_ranges};
 use crate::pull::{self, BlobQuestion, Puller};
 use crate::registry::{AccessMode, Address, AddressHint, Directory, Door, HostPort, Registry, Resolved};
@@ -33,6 +34,8 @@ pub struct Api {
     reached: Reached,
     /// What clients know the proxy by.
     public_host: Option<HostPort>,
+    /// Who is believed when it says for whom it asks.
+    trusted_proxies: TrustedProxies,
     max_uri_bytes: usize,
     metrics: Arc<Metrics>,
     audit: Arc<Audit>,
@@ -80,7 +83,20 @@ impl Api {
         audit: Arc<Audit>,
     ) -> Api {
         let lines = Lines::default();
-        Api { directory, gate, puller, ping, reached, public_host: None, max_uri_bytes, metrics, audit, lines }
+        let trusted_proxies = TrustedProxies::default();
+        Api {
+            directory,
+            gate,
+            puller,
+            ping,
+            reached,
+            public_host: None,
+            trusted_proxies,
+            max_uri_bytes,
+            metrics,
+            audit,
+            lines,
+        }
     }
 
     /// The same, of a proxy that clients know by the name `host`.
@@ -89,9 +105,20 @@ impl Api {
         Api { public_host: host, ..self }
     }
 
+    /// The same, behind proxies that say for whom they ask.
+    #[must_use]
+    pub fn behind(self, proxies: TrustedProxies) -> Api {
+        Api { trusted_proxies: proxies, ..self }
+    }
+
     /// Answers one request. Never fails: every trouble has its response.
     pub async fn handle(&self, request: &Parts, peer: &Peer) -> Response<Counted> {
-        let response = self.answer(request, peer).await.unwrap_or_else(|refusal| *refusal);
+        let response = match self.client_behind(peer, &request.headers) {
+            None => self.answer(request, peer, peer).await,
+            Some(Ok(client)) => self.answer(request, peer, &client).await,
+            Some(Err(refusal)) => Err(refusal),
+        };
+        let response = response.unwrap_or_else(|refusal| *refusal);
         let method = match request.method {
             Method::GET => "GET",
             Method::HEAD => "HEAD",
@@ -103,8 +130,20 @@ impl Api {
         response.map(|body| Counted::new(body, self.metrics.sent.clone()))
     }
 
-    async fn answer(&self, request: &Parts, peer: &Peer) -> Result<Response<Body>, Refusal> {
-        let host = self.check_shape(request, peer)?;
+    /// The client that a proxy in front asks for; `None`: `peer` is one itself.
+    fn client_behind(&self, peer: &Peer, headers: &HeaderMap) -> Option<Result<Peer, Refusal>> {
+        let address = peer.address.filter(|address| self.trusted_proxies.contains(*address))?;
+        Some(match forwarded::client(headers, address, &self.trusted_proxies) {
+            Ok(client) => Ok(Peer { address: Some(client), ..peer.clone() }),
+            Err(unclear) => Err(Box::new(response::error(400, ErrorCode::Unsupported, unclear.message()))),
+        })
+    }
+
+    /// Answers `peer`, to which the connection `hop` belongs or which is behind
+    /// it.
+    async fn answer(&self, request: &Parts, hop: &Peer, peer: &Peer) -> Result<Response<Body>, Refusal> {
+        // Of the connection itself: a web page could write the headers.
+        let host = self.check_shape(request, hop)?;
         let raw_path = request.uri.path();
         if raw_path == login::PATH {
             return self.token(request, host.as_ref(), peer).await;

@@ -7,6 +7,7 @@
 //! challenge has to tell its client.
 
 mod body;
+mod forwarded;
 mod handler;
 mod login;
 mod multipart;

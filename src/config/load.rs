@@ -13,7 +13,7 @@ use super::registry::Parsed;
 use super::secret::Sources;
 use super::section::{Environment, Found, Section};
 use super::{Addresses, Settings, admin, client, outbound, registries, registry, store, units};
-use crate::access::{Client, ForeignCredentials, GateSettings, LoginLimits};
+use crate::access::{Client, ForeignCredentials, GateSettings, LoginLimits, TrustedProxies};
 use crate::admin::AdminSettings;
 use crate::api::PingMode;
 use crate::cache::eviction::PolicyKind;
@@ -215,6 +215,16 @@ fn read_listen(server: &Section<'_>) -> Vec<SocketAddr> {
     listen
 }
 
+/// Whose word counts when it names its client.
+fn read_trusted_proxies(server: &Section<'_>) -> TrustedProxies {
+    let found = server.list("trusted_proxies", units::network).unwrap_or_default();
+    for Found { value, place } in found.iter().filter(|found| found.value.prefix_len() == 0) {
+        let message = format!("`{value}` is everybody: each client could say that it is any other");
+        server.problems.add(place, message, "name the addresses of the proxies alone".to_owned());
+    }
+    TrustedProxies::new(found.into_iter().map(|found| found.value).collect())
+}
+
 /// Addresses where the default registry alone answers.
 fn read_mirror_listen(server: &Section<'_>, taken: &[SocketAddr]) -> Vec<SocketAddr> {
     let found = server.list("mirror_listen", address).unwrap_or_default();
@@ -254,6 +264,7 @@ fn read_server(
     }
     let apart: Vec<_> = apart.iter().map(|(address, _)| *address).collect();
     let mirror_listen = read_mirror_listen(&server, &[&listen[..], &apart[..]].concat());
+    let trusted_proxies = read_trusted_proxies(&server);
     let ping = server.read("ping", |text| match text {
         "auto" => Ok(PingMode::Auto),
         "open" => Ok(PingMode::Open),
@@ -301,7 +312,7 @@ fn read_server(
         section.finish(|_| None);
     }
     let (body, ping) = (body.unwrap_or_default(), ping.unwrap_or_default());
-    let settings = ServerSettings { listen, mirror_listen, tls, body, ping, limits: read };
+    let settings = ServerSettings { listen, mirror_listen, trusted_proxies, tls, body, ping, limits: read };
     (settings, public_url, expose_private)
 }
 

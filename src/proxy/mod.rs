@@ -158,7 +158,8 @@ impl Proxy {
             Arc::clone(&metrics),
             Arc::clone(&audit),
         )
-        .known_as(public_host);
+        .known_as(public_host)
+        .behind(settings.server.trusted_proxies.clone());
         let listeners = Listeners::open(&settings.admin).await?;
         let admin_address = listeners.address();
         let tokens = Arc::new(Tokens::open(&settings.admin.token_file, settings.admin.named_tokens()));

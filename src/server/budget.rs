@@ -16,8 +16,11 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Sleep;
+
+use super::proxy_protocol;
 
 /// Bytes on their way to one connection.
 const CONNECTION: i64 = 512 << 10;
@@ -107,18 +110,25 @@ impl Drop for Held {
 /// A stream below the encryption, whose writes give the budget back.
 pub(super) struct Metered<S> {
     inner: S,
+    /// What has been read of it already.
+    ahead: Bytes,
     budget: Budget,
 }
 
 impl<S> Metered<S> {
-    pub(super) fn new(inner: S, budget: Budget) -> Metered<S> {
-        Metered { inner, budget }
+    /// `ahead` has been read from `inner` before.
+    pub(super) fn new(inner: S, ahead: Bytes, budget: Budget) -> Metered<S> {
+        Metered { inner, ahead, budget }
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for Metered<S> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.inner).poll_read(cx, buf)
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if proxy_protocol::hand_out(&mut this.ahead, buf) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.inner).poll_read(cx, buf)
     }
 }
 

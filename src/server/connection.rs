@@ -1,10 +1,11 @@
 //! One connection: handshake, HTTP, and its end.
 
 use std::convert::Infallible;
-use std::net::SocketAddr;
+use std::net::IpAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
+use bytes::Bytes;
 use http::Request;
 use hyper::body::Incoming;
 use hyper::server::conn::{http1, http2};
@@ -18,10 +19,11 @@ use tracing::debug;
 use super::activity::{Activity, Answer, Answering, HeaderGuard};
 use super::allowance::{Allowance, Allowed};
 use super::budget::{Budget, Budgets, Metered};
+use super::proxy_protocol;
 use super::settings::{BodyMethod, ServerLimits};
 use super::stream::{PlainStream, StallGuard};
 use super::tls::Tls;
-use crate::access::{CertificateNames, customer};
+use crate::access::{CertificateNames, TrustedProxies, customer};
 use crate::api::{Api, Peer, Transport};
 use crate::cache::Method;
 use crate::kernel::{Mappings, PipePool};
@@ -40,6 +42,8 @@ pub(super) struct Shared {
     pub(super) body: BodyMethod,
     pub(super) pipes: PipePool,
     pub(super) budgets: Arc<Budgets>,
+    /// Whose connections may be somebody else's.
+    pub(super) trusted_proxies: TrustedProxies,
     /// Connections that came before it end with what they are answering.
     pub(super) stopping: CancellationToken,
     /// The others do then.
@@ -49,13 +53,25 @@ pub(super) struct Shared {
 }
 
 impl Shared {
+    /// Whose connection it is that a trusted proxy has opened, and what has been
+    /// read of it. `None`: nothing came, or nothing that can be read.
+    pub(super) async fn announced(&self, tcp: &mut TcpStream, proxy: IpAddr) -> Option<(IpAddr, Bytes)> {
+        match tokio::time::timeout(self.limits.header_timeout, proxy_protocol::read(tcp)).await {
+            Ok(Ok((client, ahead))) => return Some((client.unwrap_or(proxy), ahead)),
+            Ok(Err(error)) => debug!(%proxy, %error, "a connection of a trusted proxy ended before its first request"),
+            Err(_) => debug!(%proxy, "a connection of a trusted proxy brought nothing"),
+        }
+        None
+    }
+
     /// Serves one connection to its end; one that is late to one request.
-    pub(super) async fn serve(&self, tcp: TcpStream, address: SocketAddr, is_late: bool) {
+    /// `ahead` has been read of it already.
+    pub(super) async fn serve(&self, tcp: TcpStream, address: IpAddr, ahead: Bytes, is_late: bool) {
         // Headers and the first bytes go out at once; large writes fill
         // segments anyway.
         let _ = tcp.set_nodelay(true);
         let mut peer = Peer {
-            address: Some(address.ip()),
+            address: Some(address),
             certificate: None,
             door: self.door,
             transport: Transport { method: Method::Read, mappings: None },
@@ -69,11 +85,11 @@ impl Shared {
                 BodyMethod::Read => (Transport { method: Method::Read, mappings: None }, None),
             };
             peer.transport = transport;
-            let stream = PlainStream::new(tcp, mappings, pipes);
+            let stream = PlainStream::new(tcp, ahead, mappings, pipes);
             return self.http1(StallGuard::new(stream, self.limits.write_stall_timeout), peer, None, is_late).await;
         };
-        let budget = self.budgets.open(customer(address.ip()));
-        let tcp = Metered::new(tcp, budget.clone());
+        let budget = self.budgets.open(customer(address));
+        let tcp = Metered::new(tcp, ahead, budget.clone());
         match tokio::time::timeout(self.limits.tls_handshake_timeout, tls.acceptor().accept(tcp)).await {
             Ok(Ok(mut stream)) => {
                 stream.get_mut().1.set_buffer_limit(Some(TLS_BUFFER));

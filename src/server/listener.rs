@@ -6,6 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use bytes::Bytes;
 use tokio::time::Instant;
 
 use tokio::net::TcpListener;
@@ -76,6 +77,7 @@ impl Server {
                 body: settings.body,
                 pipes: pipes.clone(),
                 budgets: Arc::clone(&budgets),
+                trusted_proxies: settings.trusted_proxies.clone(),
                 stopping: stopping.clone(),
                 closing: closing.clone(),
                 door,
@@ -161,15 +163,27 @@ async fn accept(listener: TcpListener, shared: Arc<Shared>, places: Arc<Places>,
             () = shared.closing.cancelled() => return,
         };
         match accepted {
-            Ok((tcp, address)) => {
+            Ok((mut tcp, address)) => {
+                let address = address.ip();
+                let is_proxy = shared.trusted_proxies.contains(address);
                 // Over the bound a connection is closed at once: answering it
                 // would cost what the bound protects.
-                let Some(place) = places.take(customer(address.ip())) else { continue };
+                let client = (!is_proxy).then(|| customer(address));
+                let Some(mut place) = places.take(client) else { continue };
                 let shared = Arc::clone(&shared);
                 let is_late = shared.stopping.is_cancelled();
                 let tasks = if is_late { &tasks.1 } else { &tasks.0 };
                 tasks.spawn(async move {
-                    shared.serve(tcp, address, is_late).await;
+                    let (mut client, mut ahead) = (address, Bytes::new());
+                    if is_proxy {
+                        let Some(announced) = shared.announced(&mut tcp, address).await else { return };
+                        (client, ahead) = announced;
+                        let is_client = !shared.trusted_proxies.contains(client);
+                        if is_client && !place.becomes(customer(client)) {
+                            return;
+                        }
+                    }
+                    shared.serve(tcp, client, ahead, is_late).await;
                     drop(place);
                 });
             }
@@ -191,7 +205,8 @@ struct Places {
 
 struct Place {
     places: Arc<Places>,
-    address: IpAddr,
+    /// Of the client; those of a proxy are many clients'.
+    address: Option<IpAddr>,
     _permit: tokio::sync::OwnedSemaphorePermit,
 }
 
@@ -200,25 +215,37 @@ impl Places {
         Places { all: Arc::new(Semaphore::new(all.min(Semaphore::MAX_PERMITS))), each, taken: Mutex::default() }
     }
 
-    fn take(self: &Arc<Self>, address: IpAddr) -> Option<Place> {
+    /// For the client with this address, or for nobody in particular.
+    fn take(self: &Arc<Self>, address: Option<IpAddr>) -> Option<Place> {
         let permit = Arc::clone(&self.all).try_acquire_owned().ok()?;
-        let mut taken = self.taken.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut place = Place { places: Arc::clone(self), address: None, _permit: permit };
+        address.is_none_or(|address| place.becomes(address)).then_some(place)
+    }
+}
+
+impl Place {
+    /// Makes it that client's; `false`: it has as many as it may.
+    fn becomes(&mut self, address: IpAddr) -> bool {
+        let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
         let count = taken.entry(address).or_insert(0);
-        if *count >= self.each {
-            return None;
+        if *count >= self.places.each {
+            return false;
         }
         *count += 1;
-        Some(Place { places: Arc::clone(self), address, _permit: permit })
+        drop(taken);
+        self.address = Some(address);
+        true
     }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
+        let Some(address) = self.address else { return };
         let mut taken = self.places.taken.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = taken.get_mut(&self.address) {
+        if let Some(count) = taken.get_mut(&address) {
             *count -= 1;
             if *count == 0 {
-                taken.remove(&self.address);
+                taken.remove(&address);
             }
         }
     }
@@ -232,12 +259,23 @@ mod tests {
     fn places_are_bounded_in_all_and_for_each_address() {
         let places = Arc::new(Places::new(3, 2));
         let (a, b): (IpAddr, IpAddr) = ("10.0.0.1".parse().unwrap(), "10.0.0.2".parse().unwrap());
-        let first = places.take(a).unwrap();
-        let _second = places.take(a).unwrap();
-        assert!(places.take(a).is_none());
-        let _third = places.take(b).unwrap();
-        assert!(places.take(b).is_none());
+        let first = places.take(Some(a)).unwrap();
+        let _second = places.take(Some(a)).unwrap();
+        assert!(places.take(Some(a)).is_none());
+        let _third = places.take(Some(b)).unwrap();
+        assert!(places.take(Some(b)).is_none());
         drop(first);
-        assert!(places.take(a).is_some());
+        assert!(places.take(Some(a)).is_some());
+    }
+
+    #[test]
+    fn a_place_of_a_proxy_becomes_its_clients() {
+        let places = Arc::new(Places::new(4, 1));
+        let client: IpAddr = "192.0.2.7".parse().unwrap();
+        let (mut one, mut other) = (places.take(None).unwrap(), places.take(None).unwrap());
+        assert!(one.becomes(client) && !other.becomes(client));
+        assert!(places.take(Some(client)).is_none());
+        drop(one);
+        assert!(other.becomes(client));
     }
 }

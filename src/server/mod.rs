@@ -5,6 +5,7 @@ mod allowance;
 mod budget;
 mod connection;
 mod listener;
+mod proxy_protocol;
 mod settings;
 mod stream;
 mod tls;

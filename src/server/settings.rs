@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use super::TlsError;
+use crate::access::TrustedProxies;
 use crate::api::PingMode;
 
 /// Where and how to listen.
@@ -15,6 +16,8 @@ pub struct ServerSettings {
     /// Addresses where the default registry alone answers. With any, the data
     /// listener is closed to names that no registry has.
     pub mirror_listen: Vec<SocketAddr>,
+    /// Proxies in front that say for whom they ask.
+    pub trusted_proxies: TrustedProxies,
     /// TLS of the data listener; absent: plain HTTP.
     pub tls: Option<TlsSettings>,
     /// How cached bytes get to plain connections.
@@ -26,9 +29,11 @@ pub struct ServerSettings {
 }
 
 impl ServerSettings {
-    /// Whether clients on other machines can reach it.
+    /// Whether clients on other machines can reach it, be it through a proxy on
+    /// this one.
     pub fn is_beyond_loopback(&self) -> bool {
-        self.listen.iter().chain(&self.mirror_listen).any(|address| !address.ip().is_loopback())
+        !self.trusted_proxies.is_empty()
+            || self.listen.iter().chain(&self.mirror_listen).any(|address| !address.ip().is_loopback())
     }
 }
 

@@ -21,6 +21,7 @@ use tokio::io::{AsyncRead, AsyncWrite, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep};
 
+use super::proxy_protocol;
 use crate::kernel::{Mapping, Mappings, Pipe, PipePool, Windows};
 
 /// Below this a copy is cheaper than two system calls.
@@ -29,6 +30,8 @@ const WORTH_SPLICING: usize = 16 * 1024;
 /// A plain connection that recognises cached bytes.
 pub(super) struct PlainStream {
     tcp: TcpStream,
+    /// What has been read of it already.
+    ahead: Bytes,
     mappings: Mappings,
     /// Where pipes come from; absent: nothing is spliced.
     pipes: Option<PipePool>,
@@ -57,8 +60,9 @@ struct Replaced {
 }
 
 impl PlainStream {
-    pub(super) fn new(tcp: TcpStream, mappings: Mappings, pipes: Option<PipePool>) -> PlainStream {
-        PlainStream { tcp, mappings, pipes, moving: None, replaced: None }
+    /// `ahead` has been read from `tcp` before.
+    pub(super) fn new(tcp: TcpStream, ahead: Bytes, mappings: Mappings, pipes: Option<PipePool>) -> PlainStream {
+        PlainStream { tcp, ahead, mappings, pipes, moving: None, replaced: None }
     }
 
     /// Sends what stands in for the `len` bytes at `offset` of `mapping`, of
@@ -189,7 +193,11 @@ fn is_of_file(error: &io::Error) -> bool {
 
 impl AsyncRead for PlainStream {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().tcp).poll_read(cx, buf)
+        let this = self.get_mut();
+        if proxy_protocol::hand_out(&mut this.ahead, buf) {
+            return Poll::Ready(Ok(()));
+        }
+        Pin::new(&mut this.tcp).poll_read(cx, buf)
     }
 }
 
