@@ -1,9 +1,8 @@
 //! `transship client`: who may pull is said while the proxy runs.
 
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
+use crate::support::http::basic;
 use crate::support::process::{Outcome, bounded};
 use crate::support::proxy::{Proxy, Setup, credential};
 use crate::support::upstream::{Guard, Upstream};
@@ -33,10 +32,6 @@ fn added(proxy: &Proxy, arguments: &[&str]) -> String {
 
 fn pull(proxy: &Proxy, authorization: &str) -> u16 {
     proxy.get_with(TAG, &[("Authorization", authorization)]).status
-}
-
-fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{password}")))
 }
 
 #[test]

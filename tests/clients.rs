@@ -8,13 +8,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use base64::Engine as _;
 use rcgen::{BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair, SanType};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 
 use crate::support::digest::sha256;
 use crate::support::http::Response;
+use crate::support::http::basic;
 use crate::support::proxy::{Proxy, Setup, credential};
 use crate::support::upstream::Upstream;
 
@@ -162,10 +162,6 @@ fn get(
 /// `[[client]]` with a certificate of that common name.
 fn known_by(name: &str) -> String {
     format!("[[client]]\nname = \"{name}\"\ncertificate = \"CN={name}\"\ngrants = [\"private/**\"]\n")
-}
-
-fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
 }
 
 /// `[[client]]` with a password.

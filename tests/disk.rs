@@ -1,7 +1,7 @@
 //! The disk: its bounds are kept, its faults make pulls slower and never
 //! wrong, and what it damages is taken out of service.
 
-use std::os::unix::fs::PermissionsExt as _;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -426,6 +426,37 @@ fn a_registry_keeps_to_its_quota_and_takes_nothing_from_others() {
         proxy.get(&format!("/v2/large/app/blobs/{digest}")).assert_content(digest);
     }
     assert_eq!(upstream.connections(), 0);
+    proxy.assert_cache_is_sound();
+}
+
+#[test]
+fn what_transfers_take_together_keeps_to_the_quota_of_their_registry() {
+    let upstream = Upstream::start();
+    upstream
+        .rule(|request, answer| if request.path().contains("/blobs/") { answer.throttled(4 * MIB) } else { answer });
+    let proxy = Setup::new()
+        .sections("[limits]\nmax_segments = 1\n")
+        .registry("small", &upstream, "default = true\nquota = \"24MiB\"")
+        .start();
+    let digests: Vec<_> = (0..4).map(|n| upstream.blob("app", &noise(60 + n, 12 * MIB))).collect();
+    let too_large = upstream.blob("app", &noise(70, 25 * MIB));
+    std::thread::scope(|scope| {
+        let pulls: Vec<_> =
+            digests.iter().chain([&too_large]).map(|digest| scope.spawn(|| pull(&proxy, digest))).collect();
+        // All of them run at a time, and what they have taken stays below.
+        let partial = proxy.cache().join("partial");
+        let mut most = 0;
+        while !pulls.iter().all(|pull| pull.is_finished()) {
+            let now: u64 = std::fs::read_dir(&partial)
+                .map(|all| all.flatten().filter_map(|entry| Some(entry.metadata().ok()?.blocks() * 512)).sum())
+                .unwrap_or_default();
+            most = most.max(now);
+            std::thread::sleep(std::time::Duration::from_millis(20));
+        }
+        // What is given up counts until its file is removed.
+        assert!(most <= 36 * MIB as u64, "{most}");
+    });
+    assert!(stored(&proxy) <= 24 * MIB as u64);
     proxy.assert_cache_is_sound();
 }
 

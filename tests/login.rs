@@ -1,11 +1,10 @@
 //! The token service: whoever has a login pulls by it, a wrong one fails when
 //! it is tried, and who has none is not locked out of what is open.
 
-use base64::Engine as _;
 use serde_json::Value;
 
 use crate::clients::with_password;
-use crate::support::http::{self, Response};
+use crate::support::http::{self, Response, basic};
 use crate::support::proxy::{Proxy, Setup, credential};
 use crate::support::upstream::Upstream;
 
@@ -31,10 +30,6 @@ fn stage(server: &str) -> Stage {
         .text(&with_password("ci", PASSWORD, "private/**"))
         .start();
     Stage { _upstreams: [open, private], proxy }
-}
-
-fn basic(user: &str, password: &str) -> String {
-    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}")))
 }
 
 impl Stage {

@@ -9,6 +9,7 @@ mod administration;
 mod support;
 
 mod addresses;
+mod behind_a_proxy;
 mod boundaries;
 mod cache_commands;
 mod check;

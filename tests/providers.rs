@@ -5,6 +5,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 
 use crate::support::digest::{noise, sha256};
+use crate::support::http::basic;
 use crate::support::provider::{Dialect, Provider, jwt};
 use crate::support::proxy::{Proxy, Setup};
 use crate::support::upstream::{Answer, Request, Upstream};
@@ -28,10 +29,6 @@ fn registry(name: &str, kind: &str, provider: &Provider, keys: &str) -> String {
 
 fn start(text: &str) -> Proxy {
     Setup::new().text(text).environment("PROVIDER_SECRET", SECRET).start()
-}
-
-fn basic(user: &str, secret: &str) -> String {
-    format!("Basic {}", STANDARD.encode(format!("{user}:{secret}")))
 }
 
 struct Case {

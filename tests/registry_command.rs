@@ -2,13 +2,15 @@
 //! running proxy.
 
 use std::io::Write as _;
+use std::os::unix::fs::FileExt as _;
 use std::process::Stdio;
 
 use serde_json::Value;
 
+use crate::support::http::basic;
 use crate::support::process::{Outcome, command};
 use crate::support::provider::{Dialect, Provider};
-use crate::support::proxy::{Proxy, Setup};
+use crate::support::proxy::{Proxy, Setup, eventually};
 use crate::support::upstream::{Answer, Upstream};
 
 const SECRET: &str = "c4nary-old-secret";
@@ -278,4 +280,43 @@ fn a_name_is_free_text_and_its_address_is_proposed_or_chosen() {
         let said = store(name, more).expect_error();
         assert!(said.contains(word), "{name}: {said}");
     }
+}
+
+/// Whether any of `texts` is in the memory of the process; `None`: this user may
+/// not look at it.
+fn is_in_memory(pid: u32, texts: &[String]) -> Option<bool> {
+    let maps = std::fs::read_to_string(format!("/proc/{pid}/maps")).ok()?;
+    let memory = std::fs::File::open(format!("/proc/{pid}/mem")).ok()?;
+    for line in maps.lines().filter(|line| line.contains(" rw-p ")) {
+        let (start, end) = line.split_once(' ').unwrap().0.split_once('-').unwrap();
+        let number = |text: &str| u64::from_str_radix(text, 16).unwrap();
+        let mut bytes = vec![0; usize::try_from(number(end) - number(start)).unwrap()];
+        // Stacks have guard pages, and areas go away.
+        let Ok(read) = memory.read_at(&mut bytes, number(start)) else { continue };
+        let found = |text: &String| bytes[..read].windows(text.len()).any(|window| window == text.as_bytes());
+        if texts.iter().any(found) {
+            return Some(true);
+        }
+    }
+    Some(false)
+}
+
+#[test]
+fn a_secret_that_was_replaced_is_gone_from_memory() {
+    let (provider, proxy) = start();
+    add(&proxy, &provider, &[], SECRET).expect_ok();
+    assert_eq!(proxy.get("/v2/my-team/team/app/manifests/1").status, 200);
+    let old = [SECRET.to_owned(), basic("robot", SECRET).split_off("Basic ".len())];
+    let Some(was_there) = is_in_memory(proxy.pid(), &old) else {
+        println!("skipped: this user may not look at another process's memory");
+        return;
+    };
+    assert!(was_there);
+    provider.rotate("robot", OTHER, || {
+        online(&proxy, &["edit", "my-team", "--password-stdin"], OTHER).expect_ok();
+    });
+    assert_eq!(proxy.get("/v2/my-team/team/app/blobs/sha256:00").status, 400);
+    assert!(eventually(|| is_in_memory(proxy.pid(), &old) == Some(false)));
+    let new = [OTHER.to_owned()];
+    assert_eq!(is_in_memory(proxy.pid(), &new), Some(true), "the one that counts is there");
 }

@@ -26,6 +26,10 @@ use crate::registry::Registry;
 
 /// Links in memory.
 const RECENT: u64 = 100_000;
+/// How much longer than its time a link to private content counts while upstream
+/// says that it is asked too often.
+const RATE_LIMITED: Duration = Duration::from_secs(300);
+
 /// That upstream allowed reading, and what it said of the content.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -57,6 +61,19 @@ impl Link {
     pub fn may_stand_in_for(&self, registry: &Registry) -> bool {
         let settings = registry.links;
         !settings.ttl.is_zero() && self.is_younger_than(settings.ttl.saturating_add(settings.stale_if_error))
+    }
+
+    /// Whether it may still be believed when upstream answers that it was asked
+    /// too often. Whoever lost the permission could see to that, so it is not
+    /// for long where a credential is what reads the content.
+    pub fn outlasts_a_rate_limit(&self, registry: &Registry) -> bool {
+        let settings = registry.links;
+        let longer = if registry.is_known_upstream() {
+            settings.stale_if_error.min(RATE_LIMITED)
+        } else {
+            settings.stale_if_error
+        };
+        !settings.ttl.is_zero() && self.is_younger_than(settings.ttl.saturating_add(longer))
     }
 
     fn is_younger_than(&self, age: Duration) -> bool {
@@ -451,6 +468,20 @@ mod tests {
             let link = Link { seen_at: now() - age, media_type: None, size: None };
             let registry = &registries[registry];
             assert_eq!((link.holds_for(registry), link.may_stand_in_for(registry)), (holds, stands_in), "{age}");
+        }
+        // A rate limit is no reason to believe for long what a credential read.
+        let text = "[[registry]]\nname = \"p\"\nkind = \"docker-hub\"\nusername = \"u\"\npassword = { env = \"P\" }\n";
+        let variables = [("P".to_owned(), "s".to_owned())].into();
+        let private = Settings::parse("t.toml", text, &variables).unwrap().registries;
+        for (registry, age, outlasts) in [
+            (&private[0], day + 240, true),
+            (&private[0], day + 360, false),
+            (&registries[0], 14 * day - 60, true),
+            (&registries[0], 14 * day + 60, false),
+            (&registries[1], 0, false),
+        ] {
+            let link = Link { seen_at: now() - age, media_type: None, size: None };
+            assert_eq!(link.outlasts_a_rate_limit(registry), outlasts, "{age}");
         }
         let links = Links::in_memory();
         let (repository, digest) = ("library/a".parse().unwrap(), Digest::Sha256([1; 32]));

@@ -62,7 +62,7 @@ async fn tried(
 pub async fn try_registry(registry: Arc<Registry>, image: Option<&str>) -> Result<TestReport, String> {
     let image = image.map(|image| of_registry(&registry, image)).transpose()?;
     let notes = slips(&registry);
-    let steps = match Upstream::new(Arc::clone(&registry)) {
+    let steps = match Upstream::new(&registry) {
         Ok(upstream) => upstream.probe(image.as_ref().map(|(repository, reference)| (repository, reference))).await,
         Err(error) => return Err(format!("registry `{}`: {error}", registry.name)),
     };

@@ -5,12 +5,14 @@
 //! have a pool of their own, from which layers push nothing out. A pinned blob
 //! counts in its pool but is unknown to the policy, so it cannot be named.
 
+use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::content::SMALL;
 use super::eviction::{Policy, PolicyKind};
+use super::source::Owner;
 use crate::oci::Digest;
 
 /// Once over its bound, a pool goes down to this many hundredths of it: room
@@ -40,9 +42,19 @@ struct Pools {
     held: Held,
     /// Bytes that running fills have taken.
     reserved: u64,
-    /// What ended fills have left, the oldest first, and its bytes.
-    partials: VecDeque<(Digest, u64)>,
+    /// Those and what they left, by whose they are; never zero.
+    unfinished: HashMap<Owner, u64>,
+    /// What ended fills have left, the oldest first.
+    partials: VecDeque<Left>,
     partial_bytes: u64,
+}
+
+/// What an ended fill has left.
+#[derive(Debug, Clone, Copy)]
+struct Left {
+    digest: Digest,
+    owner: Owner,
+    bytes: u64,
 }
 
 /// Stored blobs that are pinned.
@@ -85,6 +97,7 @@ impl Inventory {
             pinned: HashSet::new(),
             held: Held::default(),
             reserved: 0,
+            unfinished: HashMap::new(),
             partials: VecDeque::new(),
             partial_bytes: 0,
         };
@@ -147,8 +160,9 @@ impl Inventory {
         for (digest, size) in std::mem::take(&mut pools.sizes) {
             pools.dismiss(&digest, size);
         }
-        pools.partials.clear();
-        pools.partial_bytes = 0;
+        while let Some(left) = pools.partials.front().copied() {
+            pools.forget_partial(&left.digest);
+        }
     }
 
     /// The size of a stored blob.
@@ -162,8 +176,13 @@ impl Inventory {
     }
 
     /// Room for a fill, counted until the value is dropped.
-    pub(super) fn reserve(self: &Arc<Inventory>) -> Reservation {
-        Reservation { inventory: Arc::clone(self), bytes: 0 }
+    pub(super) fn reserve(self: &Arc<Inventory>, owner: Owner) -> Reservation {
+        Reservation { inventory: Arc::clone(self), owner, bytes: 0 }
+    }
+
+    /// What fills of `owner` have taken and left.
+    pub(super) fn unfinished(&self, owner: Owner) -> u64 {
+        self.pools().unfinished.get(&owner).copied().unwrap_or_default()
     }
 
     /// The largest layer that can be kept.
@@ -178,11 +197,12 @@ impl Inventory {
     }
 
     /// A fill has ended and left `bytes` of its content.
-    pub(super) fn leave_partial(&self, digest: Digest, bytes: u64) {
+    pub(super) fn leave_partial(&self, digest: Digest, owner: Owner, bytes: u64) {
         let mut pools = self.pools();
         pools.forget_partial(&digest);
-        pools.partials.push_back((digest, bytes));
+        pools.partials.push_back(Left { digest, owner, bytes });
         pools.partial_bytes += bytes;
+        pools.add_unfinished(owner, bytes);
     }
 
     /// What a fill left is taken up again, or gone.
@@ -194,12 +214,17 @@ impl Inventory {
     pub(super) fn next_partial_over(&self) -> Option<(Digest, u64)> {
         let pools = self.pools();
         let is_over = pools.partial_bytes > self.bounds.partials || pools.layers_with_fills() > self.bounds.layers;
-        if is_over { pools.partials.front().copied() } else { None }
+        if is_over { pools.next_partial(|_| true) } else { None }
     }
 
     /// What is to go first of what fills have left.
     pub(super) fn next_partial(&self) -> Option<(Digest, u64)> {
-        self.pools().partials.front().copied()
+        self.pools().next_partial(|_| true)
+    }
+
+    /// … of what fills of `owner` have left.
+    pub(super) fn next_partial_of(&self, owner: Owner) -> Option<(Digest, u64)> {
+        self.pools().next_partial(|left| left.owner == owner)
     }
 
     /// Whether a pool is over its bound.
@@ -268,10 +293,30 @@ impl Pools {
     }
 
     fn forget_partial(&mut self, digest: &Digest) {
-        if let Some(index) = self.partials.iter().position(|(other, _)| other == digest)
-            && let Some((_, bytes)) = self.partials.remove(index)
+        if let Some(index) = self.partials.iter().position(|left| left.digest == *digest)
+            && let Some(left) = self.partials.remove(index)
         {
-            self.partial_bytes -= bytes;
+            self.partial_bytes -= left.bytes;
+            self.take_unfinished(left.owner, left.bytes);
+        }
+    }
+
+    fn next_partial(&self, fits: impl Fn(&Left) -> bool) -> Option<(Digest, u64)> {
+        self.partials.iter().find(|left| fits(left)).map(|left| (left.digest, left.bytes))
+    }
+
+    fn add_unfinished(&mut self, owner: Owner, bytes: u64) {
+        if bytes > 0 {
+            *self.unfinished.entry(owner).or_default() += bytes;
+        }
+    }
+
+    fn take_unfinished(&mut self, owner: Owner, bytes: u64) {
+        if let Entry::Occupied(mut all) = self.unfinished.entry(owner) {
+            *all.get_mut() = all.get().saturating_sub(bytes);
+            if *all.get() == 0 {
+                all.remove();
+            }
         }
     }
 
@@ -306,6 +351,7 @@ impl Held {
 /// Bytes that a running fill will need.
 pub(super) struct Reservation {
     inventory: Arc<Inventory>,
+    owner: Owner,
     bytes: u64,
 }
 
@@ -314,17 +360,28 @@ impl Reservation {
         self.bytes
     }
 
-    /// Takes more, up to `bytes` in all.
-    pub(super) fn grow_to(&mut self, bytes: u64) {
+    /// Takes more, up to `bytes` in all; `false`, and nothing, if the owner's
+    /// fills would have more than `most` together.
+    pub(super) fn grow_to(&mut self, bytes: u64, most: Option<u64>) -> bool {
         let more = bytes.saturating_sub(self.bytes);
-        self.inventory.pools().reserved += more;
+        let mut pools = self.inventory.pools();
+        let before = pools.unfinished.get(&self.owner).copied().unwrap_or_default();
+        if bytes > SMALL && most.is_some_and(|most| before + more > most) {
+            return false;
+        }
+        pools.reserved += more;
+        pools.add_unfinished(self.owner, more);
+        drop(pools);
         self.bytes += more;
+        true
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.inventory.pools().reserved -= self.bytes;
+        let mut pools = self.inventory.pools();
+        pools.reserved -= self.bytes;
+        pools.take_unfinished(self.owner, self.bytes);
     }
 }
 
@@ -369,11 +426,22 @@ mod tests {
     #[test]
     fn running_fills_count_and_stop_counting() {
         let inventory = Arc::new(Inventory::new(PolicyKind::S3Fifo, 1000 * MIB));
-        let mut reservation = inventory.reserve();
-        reservation.grow_to(2000 * MIB);
+        let mut reservation = inventory.reserve(Owner::of("a"));
+        assert!(!reservation.grow_to(2000 * MIB, Some(1999 * MIB)) && !inventory.is_over());
+        assert!(reservation.grow_to(2000 * MIB, Some(2000 * MIB)));
         assert!(inventory.is_over());
+        assert_eq!(inventory.unfinished(Owner::of("a")), 2000 * MIB);
         drop(reservation);
         assert!(!inventory.is_over());
+        assert_eq!(inventory.unfinished(Owner::of("a")), 0);
+        inventory.leave_partial(digest(1), Owner::of("b"), 3 * MIB);
+        inventory.leave_partial(digest(2), Owner::of("a"), 5 * MIB);
+        assert_eq!(inventory.unfinished(Owner::of("a")), 5 * MIB);
+        assert_eq!(inventory.next_partial_of(Owner::of("a")), Some((digest(2), 5 * MIB)));
+        assert_eq!(inventory.next_partial(), Some((digest(1), 3 * MIB)));
+        inventory.take_partial(&digest(2));
+        assert_eq!(inventory.next_partial_of(Owner::of("a")), None);
+        assert!(!inventory.pools().unfinished.contains_key(&Owner::of("a")));
     }
 
     #[test]

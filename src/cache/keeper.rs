@@ -21,6 +21,7 @@ use super::fill::{Files, Gatherer, Spoiled};
 use super::inventory::Inventory;
 use super::layout::Layout;
 use super::settings::{CacheSettings, MinFree};
+use super::source::Owner;
 use crate::kernel::{self, Mapping};
 use crate::oci::{Digest, Hasher};
 
@@ -162,7 +163,8 @@ impl Keeper {
         let oldest = SystemTime::now().checked_sub(PARTIAL_LIFETIME).unwrap_or(SystemTime::UNIX_EPOCH);
         let removed = self.layout.remove_partials_before(oldest)?;
         for (digest, bytes) in self.layout.list_partials()? {
-            self.inventory.leave_partial(digest, bytes);
+            // Whose they are is in each file; until it is taken up, nobody's.
+            self.inventory.leave_partial(digest, Owner::default(), bytes);
         }
         let stock = self.inventory.stock();
         info!(
@@ -206,10 +208,10 @@ impl Keeper {
 
     /// A fill has ended: what it leaves is counted, without what it had taken
     /// ahead.
-    pub(super) fn leave_partial(&self, digest: &Digest) -> io::Result<()> {
+    pub(super) fn leave_partial(&self, digest: &Digest, owner: Owner) -> io::Result<()> {
         let _turn = self.partial_files.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(bytes) = self.layout.trim_partial(digest)? {
-            self.inventory.leave_partial(*digest, bytes);
+            self.inventory.leave_partial(*digest, owner, bytes);
             self.wake();
         }
         Ok(())
@@ -224,6 +226,14 @@ impl Keeper {
             warn!(%digest, %error, "what an ended transfer left could not be removed");
         }
         Some(bytes)
+    }
+
+    /// Removes what fills of `owner` have left, the oldest first, until it and
+    /// what they have taken is no more than `bytes`.
+    pub(super) fn trim_unfinished(&self, owner: Owner, bytes: u64) {
+        while self.inventory.unfinished(owner) > bytes
+            && self.remove_partial(|inventory| inventory.next_partial_of(owner)).is_some()
+        {}
     }
 
     /// Removes until every bound is kept.

@@ -55,6 +55,11 @@ pub trait Source: Send + Sync + 'static {
         Owner::default()
     }
 
+    /// Bytes that its owner's fills may take of the cache together.
+    fn quota(&self) -> Option<u64> {
+        None
+    }
+
     /// The whole has come, `len` bytes, and is right. Told before anybody else
     /// learns of it.
     fn proved(&self, len: u64) {
@@ -66,7 +71,7 @@ pub trait Source: Send + Sync + 'static {
 pub(super) const OWNER: usize = 8;
 
 /// Stands for whoever may have the content of a source before it is whole.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Hash)]
 pub struct Owner(pub(super) [u8; OWNER]);
 
 impl Owner {

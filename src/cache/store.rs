@@ -26,7 +26,7 @@ use super::layout::{Hold, Layout, LayoutError};
 use super::progress::{FillError, Progress, State};
 use super::reader::{Method, Reader};
 use super::settings::{CacheSettings, Durability};
-use super::source::Source;
+use super::source::{Owner, Source};
 use crate::oci::{ByteRange, Digest};
 
 /// Bytes on disk by digest. Cheap to clone.
@@ -313,6 +313,13 @@ impl Cache {
     pub async fn remove(&self, digest: &Digest) -> io::Result<bool> {
         let (keeper, digest) = (Arc::clone(&self.0.keeper), *digest);
         tokio::task::spawn_blocking(move || keeper.remove(&digest)).await?
+    }
+
+    /// Bytes that `owner`'s fills have taken and left. What they left goes first
+    /// where it is more than `most`.
+    pub fn unfinished(&self, owner: Owner, most: u64) -> u64 {
+        self.0.keeper.trim_unfinished(owner, most);
+        self.0.keeper.inventory.unfinished(owner)
     }
 
     /// Every stored blob with its size, in no order.

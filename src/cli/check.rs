@@ -23,7 +23,7 @@ pub(super) struct Args {
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
-    let (_, settings) = super::configuration(args.config.as_deref())?;
+    let (_, settings) = super::configuration(args.config.as_deref(), false)?;
     match args.output {
         Output::Table => table(&settings),
         Output::Json => json(&settings),

@@ -110,8 +110,8 @@ impl Cli {
 }
 
 /// The configuration of `file`, with what is stored.
-fn configuration(file: Option<&Path>) -> miette::Result<(Configuration, Settings)> {
-    Configuration::open(file).map_err(|error| match error {
+fn configuration(file: Option<&Path>, allow_rollback: bool) -> miette::Result<(Configuration, Settings)> {
+    Configuration::open(file, allow_rollback).map_err(|error| match error {
         OpenError::Config(errors) => errors.into(),
         OpenError::Store(error) => miette::miette!("{error}"),
     })

@@ -22,12 +22,15 @@ pub(super) struct Args {
     /// The configuration file (TOML); `config/transship.toml` shows every key
     #[arg(long, value_name = "FILE", env = "TRANSSHIP_CONFIG")]
     config: Option<PathBuf>,
+    /// Take a store that is older than the last one seen, as after a copy was restored
+    #[arg(long)]
+    allow_rollback: bool,
 }
 
 pub(super) fn run(args: &Args) -> Outcome {
     // Whatever is made from here on is this user's alone.
     kernel::keep_files_private();
-    let (configuration, settings) = super::configuration(args.config.as_deref())?;
+    let (configuration, settings) = super::configuration(args.config.as_deref(), args.allow_rollback)?;
     telemetry::start(&settings.log).map_err(|error| miette::miette!("{error}"))?;
     let runtime = super::runtime()?;
     let outcome = runtime.block_on(serve(settings, configuration));

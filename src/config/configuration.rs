@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::problem::{Place, Problems};
 use super::section::Environment;
 use super::{ConfigErrors, Settings, environment, load};
-use crate::store::{Contents, Store, StoreError};
+use crate::store::{Contents, Store, StoreError, StoreSettings};
 
 /// File, environment and store.
 pub struct Configuration {
@@ -64,13 +64,15 @@ pub enum ChangeError<E: std::error::Error + 'static> {
 
 impl Configuration {
     /// Reads `file`, or without one the defaults, with the environment of this
-    /// process and what is stored.
+    /// process and what is stored; with `allow_rollback`, also what an older
+    /// store holds than the last one seen.
     ///
     /// # Errors
     /// All mistakes, each with its place; or what is wrong with the store.
-    pub fn open(file: Option<&Path>) -> Result<(Configuration, Settings), OpenError> {
+    pub fn open(file: Option<&Path>, allow_rollback: bool) -> Result<(Configuration, Settings), OpenError> {
         let (text, environment) = (read(file)?, environment());
-        let store = Store::open(load::store(text.as_source(), &environment)?)?;
+        let store = StoreSettings { allow_rollback, ..load::store(text.as_source(), &environment)? };
+        let store = Store::open(store)?;
         let settings = load::settings(text.as_source(), &environment, store.contents())?;
         let current = Names::of(&settings);
         Ok((Configuration { path: file.map(Path::to_owned), text, environment, store, current }, settings))

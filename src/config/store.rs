@@ -28,6 +28,7 @@ pub(super) fn read(section: Section<'_>) -> StoreSettings {
         file: section.text("file").map_or(default.file, |found| PathBuf::from(found.value)),
         key,
         previous_keys: previous,
+        allow_rollback: false,
     };
     section.finish(|_| None);
     settings

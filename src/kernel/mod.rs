@@ -11,6 +11,9 @@ mod identity;
 mod mapping;
 mod memory;
 mod pipe;
+// It implements the allocator, of which everything is `unsafe`.
+#[allow(unsafe_code)]
+mod wiping;
 
 pub use file::{
     Room, allocate, data_prefix, publish, raise_file_limit, read_at, room, sync_data, try_lock, try_read_at,
@@ -19,3 +22,4 @@ pub use identity::FileIdentity;
 pub use mapping::{Mapping, Mappings, Spare, Windows};
 pub use memory::{keep_files_private, keep_memory_private};
 pub use pipe::{Pipe, PipePool};
+pub use wiping::WipingAllocator;

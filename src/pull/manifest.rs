@@ -9,6 +9,7 @@ use super::Puller;
 use super::ask::Subject;
 use super::error::{Error, Result};
 use super::freshness::{Asked, Failed, Stale};
+use super::may_stand_in;
 use crate::cache::{Blob, Cache, Method as ReadMethod};
 use crate::oci::{Accept, ByteRange, Digest, MediaType, Reference, Repository};
 use crate::registry::Registry;
@@ -172,9 +173,10 @@ impl Puller {
         digest: &Digest,
     ) -> Result<Manifest> {
         let is_offline = self.is_offline(registry);
-        let spare = self.asker.stored(digest, self.spare_link(registry, repository, digest)).await;
+        let link = self.spare_link(registry, repository, digest);
+        let spare = self.asker.stored(digest, link.clone()).await.zip(link);
         if is_offline {
-            return spare.ok_or(Error::Offline);
+            return spare.map(|(spare, _)| spare).ok_or(Error::Offline);
         }
         self.not_refused(registry, repository, Asked::Manifest, &digest.to_string())?;
         let subject = self.subject(registry, repository, &Reference::Digest(*digest))?;
@@ -188,11 +190,11 @@ impl Puller {
                 None => self.asker.get(&subject, None).await,
             }
         };
-        let Some(spare) = spare else { return asked.await.map_err(|failed: Failed| failed.error) };
+        let Some((spare, link)) = spare else { return asked.await.map_err(|failed: Failed| failed.error) };
         match self.within_patience(registry, repository, asked).await {
             Ok(manifest) => Ok(manifest),
             // The bytes are what they always were: nothing to warn of.
-            Err(Failed { trouble: Some(stale), .. }) => {
+            Err(Failed { trouble: Some(stale), .. }) if may_stand_in(&link, registry, stale) => {
                 self.stale(stale);
                 Ok(spare)
             }

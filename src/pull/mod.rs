@@ -81,6 +81,11 @@ pub struct Puller {
     offline: AtomicBool,
 }
 
+/// Whether what `link` allowed may be given out while upstream has such trouble.
+fn may_stand_in(link: &Link, registry: &Registry, trouble: Stale) -> bool {
+    trouble != Stale::RateLimited || link.outlasts_a_rate_limit(registry)
+}
+
 impl Puller {
     /// A puller for `registries`; `links` and `tags` are what is remembered of
     /// their upstreams, `pinned` the images of the configuration that stay in
@@ -257,7 +262,10 @@ impl Puller {
     ) -> std::result::Result<T, Failed> {
         let setbacks = &self.asker.setbacks;
         let too_late = |stale: Stale| Failed {
-            error: Error::Timeout("upstream takes its time".to_owned()),
+            error: match stale {
+                Stale::RateLimited => Error::TooManyRequests { retry_after: None },
+                _ => Error::Timeout("upstream takes its time".to_owned()),
+            },
             trouble: Some(stale),
             retry_after: None,
         };

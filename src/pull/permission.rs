@@ -44,7 +44,7 @@ impl Puller {
         };
         match self.within_patience(registry, repository, asked).await {
             Ok(size) => Ok(size),
-            Err(Failed { trouble: Some(stale), .. }) => {
+            Err(Failed { trouble: Some(stale), .. }) if super::may_stand_in(&spare, registry, stale) => {
                 self.stale(stale);
                 Ok(spare.size)
             }

@@ -1,7 +1,7 @@
 //! Quotas: how much of the cache may be one registry's.
 //!
-//! Looked at now and then, never on the way of a pull. A registry that has
-//! more than its quota loses what upstream was asked about longest ago: first
+//! What transfers have taken is held to it as they take it; the whole is looked
+//! at now and then, never on the way of a pull. A registry that has more than its quota loses what upstream was asked about longest ago: first
 //! the links, and with the last link of any registry the bytes.
 
 use std::collections::HashMap;
@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::Puller;
+use crate::cache::Owner;
 use crate::oci::{Digest, Repository};
 
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -68,7 +69,10 @@ impl Puller {
                 })
                 .collect();
             let size = |digest: &Digest| sizes.get(digest).copied().unwrap_or_default();
-            let mut bytes: u64 = own.iter().map(|(_, digest)| size(digest)).sum();
+            let stored: u64 = own.iter().map(|(_, digest)| size(digest)).sum();
+            // What transfers left goes before what is whole.
+            let unfinished = self.cache.unfinished(Owner::of(registry.owner()), quota.saturating_sub(stored));
+            let mut bytes = stored + unfinished;
             if bytes <= quota {
                 continue;
             }

@@ -78,6 +78,10 @@ impl Source for UpstreamBlob {
         Owner::of(self.upstream.registry().owner())
     }
 
+    fn quota(&self) -> Option<u64> {
+        self.upstream.registry().quota
+    }
+
     fn proved(&self, len: u64) {
         let registry = self.upstream.registry();
         self.links.put_since(self.asked, (registry, &self.repository, &self.digest), None, Some(len));
@@ -98,6 +102,10 @@ impl Source for Begun {
 
     fn owner(&self) -> Owner {
         self.blob.owner()
+    }
+
+    fn quota(&self) -> Option<u64> {
+        self.blob.quota()
     }
 
     fn proved(&self, len: u64) {

@@ -63,7 +63,7 @@ impl Upstreams {
                     Arc::clone(upstream)
                 }
                 _ => {
-                    let upstream = Upstream::new(Arc::clone(registry));
+                    let upstream = Upstream::new(registry);
                     Arc::new(upstream.map_err(|error| (registry.name.to_string(), error))?)
                 }
             };

@@ -259,6 +259,15 @@ impl Credential {
         first.into_iter().chain(second)
     }
 
+    /// What it is without its secrets, which are empty then.
+    #[must_use]
+    pub fn without_secrets(mut self) -> Credential {
+        for source in self.sources_mut() {
+            *source = Secret::new(String::new()).into();
+        }
+        self
+    }
+
     /// As [`sources`](Self::sources), to bring them up to date.
     pub fn sources_mut(&mut self) -> impl Iterator<Item = &mut Source> {
         let (first, second) = match self {

@@ -89,7 +89,7 @@ impl LinkSettings {
 }
 
 /// One named registry connection, ready for use.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Registry {
     /// The operator's name for it.
     pub name: RegistryName,
@@ -138,6 +138,15 @@ impl Registry {
     /// get: by a credential or by a certificate.
     pub fn is_known_upstream(&self) -> bool {
         !self.credential.is_anonymous() || self.egress.outbound.identity.is_some()
+    }
+
+    /// The same, for whoever needs no secret and may have it for long: a secret
+    /// that is replaced is to be held by nobody.
+    #[must_use]
+    pub fn without_secrets(&self) -> Registry {
+        // It is made of the secrets, too.
+        let _ = self.owner();
+        Registry { credential: self.credential.clone().without_secrets(), ..self.clone() }
     }
 
     /// Whether `other` is this registry, but for what upstream is shown.

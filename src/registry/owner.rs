@@ -12,8 +12,8 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Credential, Registry, Secret};
 
-/// Made when it is first asked for.
-#[derive(Debug, Default)]
+/// Made when it is first asked for. A copy is of the same place and account.
+#[derive(Debug, Default, Clone)]
 pub struct OwnerName(OnceLock<Box<str>>);
 
 /// Bytes of the hash that are shown.

@@ -129,7 +129,7 @@ mod tests {
             version_2(1, 0x11, &[0; 8000]),
         ] {
             let mut stream = &bytes[..];
-            assert!(read(&mut stream).await.is_err(), "{:?}", &bytes[..20]);
+            assert!(read(&mut stream).await.is_err(), "{:?}", bytes.first_chunk::<16>());
         }
     }
 

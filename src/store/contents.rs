@@ -103,6 +103,9 @@ impl fmt::Debug for Contents {
 /// and it does not leave this folder.
 #[derive(Serialize, Deserialize)]
 pub(super) struct Plain {
+    /// How often the store was written; stores of old do not say.
+    #[serde(default)]
+    pub(super) generation: u64,
     registries: Vec<Section>,
     clients: Vec<Section>,
     secrets: Vec<PlainSecret>,
@@ -116,15 +119,16 @@ struct PlainSecret {
     updated_at: u64,
 }
 
-impl From<&Contents> for Plain {
-    fn from(contents: &Contents) -> Plain {
+impl Plain {
+    pub(super) fn new(contents: &Contents, generation: u64) -> Plain {
         let secrets = contents.secrets.iter().map(|((registry, field), stored)| PlainSecret {
             registry: registry.clone(),
             field: field.clone(),
             secret: Zeroizing::new(stored.secret.expose().to_owned()),
             updated_at: stored.updated_at,
         });
-        Plain { registries: contents.registries.clone(), clients: contents.clients.clone(), secrets: secrets.collect() }
+        let (registries, clients) = (contents.registries.clone(), contents.clients.clone());
+        Plain { generation, registries, clients, secrets: secrets.collect() }
     }
 }
 

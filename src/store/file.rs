@@ -11,6 +11,7 @@ use zeroize::Zeroizing;
 
 use super::key::check_mode;
 use super::seal::{self, Broken, Opened};
+use super::seen::Seen;
 use super::{Contents, KeySource, Keys, StoreSettings};
 use crate::kernel;
 use crate::registry::Secret;
@@ -20,6 +21,8 @@ pub struct Store {
     settings: StoreSettings,
     keys: Option<Keys>,
     contents: Contents,
+    /// Of the file as it was read or written last.
+    generation: u64,
     lock: Option<File>,
 }
 
@@ -64,6 +67,20 @@ pub enum StoreError {
         #[source]
         cause: Broken,
     },
+    /// A copy of old has taken its place.
+    #[error(
+        "the store {} is an older one than the last that was seen here (generation {found}, and {seen} was seen): \
+         secrets that were replaced since would be back. Restore the newest copy, or start once with --allow-rollback",
+        path.display()
+    )]
+    Older {
+        /// The file.
+        path: PathBuf,
+        /// Its generation.
+        found: u64,
+        /// The newest that was seen.
+        seen: u64,
+    },
     /// Another process changes the store.
     #[error("another process has the store {} open for changes", .0.display())]
     Locked(PathBuf),
@@ -82,7 +99,7 @@ impl Store {
     /// # Errors
     /// As [`StoreError`] says; the file is left as it is.
     pub fn open(settings: StoreSettings) -> Result<Store, StoreError> {
-        let mut store = Store { settings, keys: None, contents: Contents::default(), lock: None };
+        let mut store = Store { settings, keys: None, contents: Contents::default(), generation: 0, lock: None };
         if store.directory().exists() {
             check_mode(store.directory(), 0o755)?;
             // Who cannot have the lock may read all the same.
@@ -152,14 +169,37 @@ impl Store {
                 keys
             }
         };
-        let sealed = seal::seal(&contents, &keys).map_err(|cause| self.broken(cause))?;
+        // One that was deleted is followed by a newer one, not by its first.
+        let generation = self.generation.max(self.seen()?) + 1;
+        let sealed = seal::seal(&contents, generation, &keys).map_err(|cause| self.broken(cause))?;
         self.write(&sealed)?;
-        (self.contents, self.keys) = (contents, Some(keys));
+        (self.contents, self.keys, self.generation) = (contents, Some(keys), generation);
+        self.note_seen();
         Ok(())
     }
 
     fn directory(&self) -> &Path {
         self.settings.file.parent().filter(|path| !path.as_os_str().is_empty()).unwrap_or_else(|| Path::new("."))
+    }
+
+    /// The generation that was seen last.
+    fn seen(&self) -> Result<u64, StoreError> {
+        let seen = Seen::of(&self.settings.file);
+        match seen.read() {
+            // As good as a note that is not there, once somebody says so.
+            Err(_) if self.settings.allow_rollback => Ok(0),
+            read => read.map_err(|cause| StoreError::io(seen.path(), "read", cause)),
+        }
+    }
+
+    /// Notes what was read or written, by whoever may change the store.
+    fn note_seen(&self) {
+        let seen = Seen::of(&self.settings.file);
+        if self.lock.is_some()
+            && let Err(error) = seen.write(self.generation)
+        {
+            warn!(path = %seen.path().display(), %error, "which store was seen last cannot be noted");
+        }
     }
 
     fn broken(&self, cause: Broken) -> StoreError {
@@ -195,8 +235,19 @@ impl Store {
                 "is not there, and the store is sealed with it: restore it, or name where it is with `key` in [store]"
                     .to_owned(),
         })?;
-        let Opened { contents, by_previous } = seal::open(&bytes, &keys).map_err(|cause| self.broken(cause))?;
-        (self.contents, self.keys) = (contents, Some(keys));
+        let Opened { contents, generation, by_previous } =
+            seal::open(&bytes, &keys).map_err(|cause| self.broken(cause))?;
+        let seen = self.seen()?;
+        if generation < seen {
+            if !self.settings.allow_rollback {
+                return Err(StoreError::Older { path: path.clone(), found: generation, seen });
+            }
+            warn!(store = %path.display(), generation, seen, "an older store is taken, as asked for");
+        }
+        (self.contents, self.keys, self.generation) = (contents, Some(keys), generation);
+        if generation != seen {
+            self.note_seen();
+        }
         if by_previous && self.lock.is_some() {
             self.replace(self.contents.clone())?;
             info!(store = %self.settings.file.display(), "the store is sealed with its new key from now on");

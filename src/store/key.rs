@@ -39,11 +39,18 @@ pub struct StoreSettings {
     pub key: Option<KeySource>,
     /// Keys of old, with which the file may still be sealed.
     pub previous_keys: Vec<KeySource>,
+    /// A store that is older than the last one seen is taken as well.
+    pub allow_rollback: bool,
 }
 
 impl Default for StoreSettings {
     fn default() -> StoreSettings {
-        StoreSettings { file: "store/transship.store".into(), key: None, previous_keys: Vec::new() }
+        StoreSettings {
+            file: "store/transship.store".into(),
+            key: None,
+            previous_keys: Vec::new(),
+            allow_rollback: false,
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! * `contents`: what is in it
 //! * `key`: what it is sealed with
 //! * `seal`: contents ↔ sealed bytes
+//! * `seen`: the note of which one was seen last
 //! * `file`: the file, its lock and its modes
 //!
 //! The file is replaced as a whole, so it is the old one or the new one
@@ -16,6 +17,7 @@ mod contents;
 mod file;
 mod key;
 mod seal;
+mod seen;
 
 pub use contents::{Contents, Section, SectionKind, StoredSecret};
 pub use file::{Store, StoreError};

@@ -44,17 +44,18 @@ pub enum Broken {
 /// What was opened, and whether by a key of old.
 pub(super) struct Opened {
     pub(super) contents: Contents,
+    pub(super) generation: u64,
     pub(super) by_previous: bool,
 }
 
-pub(super) fn seal(contents: &Contents, keys: &Keys) -> Result<Vec<u8>, Broken> {
+pub(super) fn seal(contents: &Contents, generation: u64, keys: &Keys) -> Result<Vec<u8>, Broken> {
     let mut nonce = [0; NONCE_LEN];
     rand::fill(&mut nonce).map_err(|_| Broken::Unsealable)?;
     let hex: String = nonce.iter().map(|byte| format!("{byte:02x}")).collect();
     let line = format!("{MAGIC} {FORMAT} {} {hex}\n", keys.current.id);
     // Grown in place, the plain text would be left behind in freed memory.
     let mut plain = Zeroizing::new(Vec::with_capacity(1 << 20));
-    serde_json::to_writer(&mut *plain, &Plain::from(contents)).map_err(|_| Broken::Unsealable)?;
+    serde_json::to_writer(&mut *plain, &Plain::new(contents, generation)).map_err(|_| Broken::Unsealable)?;
     let tag = cipher(&keys.current)?
         .seal_in_place_separate_tag(Nonce::assume_unique_for_key(nonce), Aad::from(line.as_bytes()), &mut plain)
         .map_err(|_| Broken::Unsealable)?;
@@ -84,7 +85,7 @@ pub(super) fn open(bytes: &[u8], keys: &Keys) -> Result<Opened, Broken> {
         .open_in_place(Nonce::assume_unique_for_key(nonce), Aad::from(line), &mut sealed)
         .map_err(|_| Broken::Damaged)?;
     let plain: Plain = serde_json::from_slice(plain).map_err(|_| Broken::Damaged)?;
-    Ok(Opened { contents: plain.into(), by_previous })
+    Ok(Opened { generation: plain.generation, contents: plain.into(), by_previous })
 }
 
 fn cipher(key: &Key) -> Result<LessSafeKey, Broken> {

@@ -154,3 +154,36 @@ fn one_process_changes_the_store_and_others_only_read_it() {
     second.prepare().unwrap();
     assert_eq!(stored(&second).as_deref(), Some("three"), "what the other wrote is read before anything is changed");
 }
+
+#[test]
+fn an_older_store_than_the_last_one_seen_is_refused_unless_asked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let file = settings(dir.path()).file;
+    Store::open(settings(dir.path())).unwrap().replace(with_secret("old")).unwrap();
+    let copy = std::fs::read(&file).unwrap();
+    Store::open(settings(dir.path())).unwrap().replace(with_secret("new")).unwrap();
+    let put_back = || std::fs::write(&file, &copy).unwrap();
+    put_back();
+    let error = Store::open(settings(dir.path())).err().unwrap();
+    assert!(matches!(error, StoreError::Older { found: 1, seen: 2, .. }), "{error}");
+    assert!(error.to_string().contains("--allow-rollback"));
+    assert_eq!(std::fs::read(&file).unwrap(), copy, "it is left as it is");
+    let asked_for = StoreSettings { allow_rollback: true, ..settings(dir.path()) };
+    assert_eq!(stored(&Store::open(asked_for.clone()).unwrap()).as_deref(), Some("old"));
+    // From now on that is the one that was seen.
+    let mut store = Store::open(settings(dir.path())).unwrap();
+    store.replace(with_secret("newer")).unwrap();
+    drop(store);
+    put_back();
+    assert!(Store::open(settings(dir.path())).is_err());
+    // One that was deleted is begun anew, and is newer.
+    std::fs::remove_file(&file).unwrap();
+    Store::open(settings(dir.path())).unwrap().replace(with_secret("anew")).unwrap();
+    assert_eq!(stored(&Store::open(settings(dir.path())).unwrap()).as_deref(), Some("anew"));
+    put_back();
+    assert!(Store::open(settings(dir.path())).is_err());
+    // A note that cannot be read is not taken for none.
+    std::fs::write(file.with_extension("seen"), "many").unwrap();
+    assert!(matches!(Store::open(settings(dir.path())), Err(StoreError::Io { .. })));
+    assert!(Store::open(asked_for).is_ok() && Store::open(settings(dir.path())).is_ok());
+}

@@ -91,7 +91,10 @@ impl Upstream {
     ///
     /// # Errors
     /// When its own certificate authorities cannot be used.
-    pub fn new(registry: Arc<Registry>) -> std::result::Result<Upstream, TlsError> {
+    pub fn new(registry: &Registry) -> std::result::Result<Upstream, TlsError> {
+        // It outlasts its credential.
+        let credential = registry.credential.clone();
+        let registry = Arc::new(registry.without_secrets());
         let outbound = &registry.egress.outbound;
         let egress = Egress::new(Arc::clone(&registry));
         let ca = registry.egress.ca_pem.as_deref();
@@ -100,7 +103,7 @@ impl Upstream {
             sender: Sender::new(&registry, egress.clone(), connector),
             egress,
             heads_are_refused: AtomicBool::new(false),
-            tokens: Tokens::new(registry.name.clone(), registry.credential.clone()),
+            tokens: Tokens::new(registry.name.clone(), credential),
             scheme: RwLock::new(None),
             places: Places::new(registry.egress.max_connections),
             questions: Semaphore::new(QUESTIONS.max(4 * registry.egress.max_connections)),
@@ -109,7 +112,7 @@ impl Upstream {
         })
     }
 
-    /// The registry this is the upstream of.
+    /// The registry this is the upstream of; without its secrets.
     pub fn registry(&self) -> &Arc<Registry> {
         &self.registry
     }

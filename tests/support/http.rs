@@ -1,6 +1,7 @@
 //! A client that sends exactly what it is told and hides nothing of what it
 //! gets: a body that ends early is not an error here, it is a fact.
 
+use base64::Engine as _;
 use std::collections::BTreeMap;
 use std::io::{BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
@@ -178,6 +179,12 @@ fn exchange_json(address: SocketAddr, method: &str, target: &str, document: &str
     let left =
         if head.status == 204 { Some(0) } else { head.header("content-length").map(|length| length.parse().unwrap()) };
     Some(Exchange { wire, head, left }.finish())
+}
+
+/// A login, as the header has it.
+pub(crate) fn basic(user: &str, password: &str) -> String {
+    let login = base64::engine::general_purpose::STANDARD.encode(format!("{user}:{password}"));
+    format!("Basic {login}")
 }
 
 /// GET.

@@ -89,8 +89,8 @@ impl Fill {
                 let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
                 let _ = blocking(move || keeper.layout.remove_partial(&digest)).await;
             } else {
-                let (keeper, digest) = (Arc::clone(&self.keeper), self.digest);
-                let _ = blocking(move || keeper.leave_partial(&digest)).await;
+                let (keeper, digest, owner) = (Arc::clone(&self.keeper), self.digest, self.source.owner());
+                let _ = blocking(move || keeper.leave_partial(&digest, owner)).await;
             }
             let cause = error.clone();
             publish(&self.progress, |progress| {
@@ -112,7 +112,7 @@ impl Fill {
         if total.is_some_and(|total| total > limit) {
             return Err(FillError::TooLarge { limit });
         }
-        let (file, keeper) = (Arc::clone(&partial.file), Arc::clone(&self.keeper));
+        let (file, keeper, quota) = (Arc::clone(&partial.file), Arc::clone(&self.keeper), self.source.quota());
         if opened.start != position {
             // It comes from the front, once: what is there behind that comes
             // again.
@@ -120,7 +120,8 @@ impl Fill {
         }
         let (written, kept) = (partial.written.clone(), partial.written.bytes());
         let content = blocking(move || {
-            if total.is_some_and(|total| !keeper.can_hold(total, kept)) {
+            let is_over_quota = |total: u64| total > SMALL && quota.is_some_and(|quota| total > quota);
+            if total.is_some_and(|total| !keeper.can_hold(total, kept) || is_over_quota(total)) {
                 return Err(io::ErrorKind::FileTooLarge.into());
             }
             Ok(Content::of_growing(file, total))
@@ -132,7 +133,8 @@ impl Fill {
             progress.started = Some(started);
         });
 
-        let (room, progress) = (Room::new(&self.keeper, total, position, kept), self.progress.clone());
+        let (room, progress) =
+            (Room::new(&self.keeper, (self.source.owner(), quota), total, position, kept), self.progress.clone());
         let feed = Feed::new(Writer { partial, room, progress });
         let helped = AtomicBool::new(kept > position);
         if kept > position {

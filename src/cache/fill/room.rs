@@ -7,8 +7,10 @@ use std::fs::File;
 use std::io;
 use std::sync::Arc;
 
+use crate::cache::content::SMALL;
 use crate::cache::inventory::Reservation;
 use crate::cache::keeper::Keeper;
+use crate::cache::source::Owner;
 use crate::kernel;
 
 /// As much as has come is taken ahead, within these bounds.
@@ -18,6 +20,8 @@ const STROKE: (u64, u64) = (1 << 20, 64 << 20);
 pub(super) struct Room {
     keeper: Arc<Keeper>,
     reservation: Reservation,
+    owner: Owner,
+    quota: Option<u64>,
     total: Option<u64>,
     /// Bytes that have come.
     bytes: u64,
@@ -27,11 +31,17 @@ pub(super) struct Room {
 
 impl Room {
     /// For content of length `total`, of which `bytes` are there already, up to
-    /// `position` without a gap.
-    pub(super) fn new(keeper: &Arc<Keeper>, total: Option<u64>, position: u64, bytes: u64) -> Room {
-        let mut reservation = keeper.inventory.reserve();
-        reservation.grow_to(bytes);
-        Room { keeper: Arc::clone(keeper), reservation, total, bytes, allocated: position }
+    /// `position` without a gap. The owner's fills may take so much together.
+    pub(super) fn new(
+        keeper: &Arc<Keeper>,
+        (owner, quota): (Owner, Option<u64>),
+        total: Option<u64>,
+        position: u64,
+        bytes: u64,
+    ) -> Room {
+        let mut reservation = keeper.inventory.reserve(owner);
+        reservation.grow_to(bytes, None);
+        Room { keeper: Arc::clone(keeper), reservation, owner, quota, total, bytes, allocated: position }
     }
 
     /// Makes room for a piece that is about to be written.
@@ -42,12 +52,20 @@ impl Room {
     pub(super) fn before(&mut self, file: &File, offset: u64, len: u64) -> io::Result<()> {
         self.bytes += len;
         if self.bytes > self.reservation.bytes() {
-            let taken = self.bytes + self.bytes.clamp(STROKE.0, STROKE.1);
-            let taken = taken.min(self.total.unwrap_or(u64::MAX)).max(self.bytes);
-            if !self.keeper.can_hold(taken, self.reservation.bytes()) {
-                return Err(io::ErrorKind::FileTooLarge.into());
+            let ahead = self.bytes + self.bytes.clamp(STROKE.0, STROKE.1);
+            let ahead = ahead.min(self.total.unwrap_or(u64::MAX));
+            loop {
+                let allowed = self.allowed();
+                let taken = ahead.min(allowed).max(self.bytes);
+                let too_much = taken > allowed && taken > SMALL;
+                if too_much || !self.keeper.can_hold(taken, self.reservation.bytes()) {
+                    return Err(io::ErrorKind::FileTooLarge.into());
+                }
+                // Another fill may have taken what was left.
+                if self.reservation.grow_to(taken, self.quota) {
+                    break;
+                }
             }
-            self.reservation.grow_to(taken);
             if self.keeper.inventory.is_over() {
                 self.keeper.wake();
             }
@@ -60,6 +78,17 @@ impl Room {
             self.allocated = end + ahead;
         }
         Ok(())
+    }
+
+    /// What its owner's other fills leave of the quota; what they have left goes
+    /// for it.
+    fn allowed(&self) -> u64 {
+        let Some(quota) = self.quota else { return u64::MAX };
+        let others = || self.keeper.inventory.unfinished(self.owner).saturating_sub(self.reservation.bytes());
+        if others() + self.bytes > quota {
+            self.keeper.trim_unfinished(self.owner, (quota + self.reservation.bytes()).saturating_sub(self.bytes));
+        }
+        quota.saturating_sub(others())
     }
 
     /// What `work` comes to; on a full disk others go for it, once.

@@ -25,7 +25,7 @@ impl Backend {
             // Says who cannot be reached, and what to do.
             client.get::<Registries>("registries", &[]).await?;
         }
-        let (configuration, settings) = super::super::configuration(target.config())?;
+        let (configuration, settings) = super::super::configuration(target.config(), false)?;
         let store = configuration.store().path().display().to_string();
         errln!("no proxy runs at {}: working on the store {store} itself", client.address());
         Ok(Backend::Offline(proxy::offline(configuration, settings)))

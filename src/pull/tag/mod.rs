@@ -16,6 +16,7 @@ use super::counts::TagFrom;
 use super::error::{Error, Result};
 use super::freshness::{Asked, Failed, Stale, lost};
 use super::manifest::{Manifest, ManifestHead};
+use super::may_stand_in;
 use crate::access::Link;
 use crate::oci::{Accept, Reference, Repository, Tag};
 use crate::registry::Registry;
@@ -40,13 +41,14 @@ impl Puller {
         let spare = match &record {
             Some(record) if is_offline || record.may_stand_in(registry, tag) => {
                 let link = self.spare_link(registry, repository, &record.digest);
-                self.asker.stored(&record.digest, link).await
+                let manifest = self.asker.stored(&record.digest, link.clone()).await;
+                manifest.zip(link)
             }
             _ => None,
         };
         let stand_in = |manifest: Manifest, stale| Ok(Manifest { stale: Some(self.stale(stale)), ..manifest });
         if is_offline {
-            return spare.map_or(Err(Error::Offline), |spare| stand_in(spare, Stale::Offline));
+            return spare.map_or(Err(Error::Offline), |(spare, _)| stand_in(spare, Stale::Offline));
         }
         self.not_refused(registry, repository, Asked::Manifest, tag.as_str())?;
         let subject = Subject {
@@ -55,7 +57,7 @@ impl Puller {
             reference: Reference::Tag(tag.clone()),
         };
         let asked = self.ask_about(&subject, tag);
-        let Some(spare) = spare else {
+        let Some((spare, link)) = spare else {
             let (manifest, from) = asked.await.map_err(|failed| failed.error)?;
             self.tag_counts.count(from);
             return Ok(manifest);
@@ -65,7 +67,7 @@ impl Puller {
                 self.tag_counts.count(from);
                 Ok(manifest)
             }
-            Err(Failed { trouble: Some(stale), .. }) => stand_in(spare, stale),
+            Err(Failed { trouble: Some(stale), .. }) if may_stand_in(&link, registry, stale) => stand_in(spare, stale),
             Err(Failed { error, .. }) => Err(error),
         }
     }
@@ -106,13 +108,14 @@ impl Puller {
             return Ok(Some(head).filter(|head| accept.allows(&head.media_type)));
         }
         let is_offline = self.is_offline(registry);
-        let spare = record
-            .as_ref()
-            .filter(|record| is_offline || record.may_stand_in(registry, tag))
-            .and_then(|record| known(record, self.spare_link(registry, repository, &record.digest)));
+        let spare =
+            record.as_ref().filter(|record| is_offline || record.may_stand_in(registry, tag)).and_then(|record| {
+                let link = self.spare_link(registry, repository, &record.digest);
+                Some((known(record, link.clone())?, link))
+            });
         let stand_in = |head: ManifestHead, stale| Ok(Some(ManifestHead { stale: Some(self.stale(stale)), ..head }));
         if is_offline {
-            return spare.map_or(Err(Error::Offline), |spare| stand_in(spare, Stale::Offline));
+            return spare.map_or(Err(Error::Offline), |(spare, _)| stand_in(spare, Stale::Offline));
         }
         self.not_refused(registry, repository, Asked::Manifest, tag.as_str())?;
         let subject = Subject {
@@ -123,9 +126,13 @@ impl Puller {
         let asked = self.asker.head(&subject);
         let told = match spare {
             None => asked.await.map_err(|failed| failed.error)?,
-            Some(spare) => match self.within_patience(registry, repository, asked).await {
+            Some((spare, link)) => match self.within_patience(registry, repository, asked).await {
                 Ok(told) => told,
-                Err(Failed { trouble: Some(stale), .. }) => return stand_in(spare, stale),
+                Err(Failed { trouble: Some(stale), .. })
+                    if link.is_none_or(|link| may_stand_in(&link, registry, stale)) =>
+                {
+                    return stand_in(spare, stale);
+                }
                 Err(Failed { error, .. }) => return Err(error),
             },
         };
