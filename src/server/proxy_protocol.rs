@@ -30,7 +30,8 @@ pub(super) async fn read(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<(O
             return Err(invalid("a PROXY header that is too long"));
         }
         if (&mut *stream).take(room as u64).read_buf(&mut read).await? == 0 {
-            return Ok((None, read.freeze()));
+            let in_header = BEGINNINGS.iter().any(|beginning| read.starts_with(beginning));
+            return if in_header { Err(io::ErrorKind::UnexpectedEof.into()) } else { Ok((None, read.freeze())) };
         }
         let begins = |beginning: &&[u8]| beginning.iter().zip(&read).all(|(wanted, found)| wanted == found);
         let Some(beginning) = BEGINNINGS.iter().find(|beginning| begins(beginning)) else {
