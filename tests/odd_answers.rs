@@ -1,5 +1,7 @@
 //! Registries that answer in odd but usual ways are pulled from all the same.
 
+use std::io::{Read as _, Write as _};
+
 use crate::support::digest::{noise, sha256};
 use crate::support::http;
 use crate::support::proxy::{Proxy, Setup, eventually};
@@ -123,4 +125,81 @@ fn pulls_that_fail_again_and_again_are_told_once() {
     assert_eq!(told(), 1);
     let warned = proxy.log().lines().filter(|line| line.contains("\"WARN\"")).count();
     assert!(warned - before < 5, "{warned}");
+}
+
+#[test]
+fn a_manifest_that_is_known_by_its_tag_alone_is_given_by_its_digest_too() {
+    let (upstream, proxy) = start("");
+    let manifest = upstream.image("app", "1", &[b"one"]);
+    let other = upstream.image("app", "2", &[b"two"]);
+    upstream.on("GET", "/manifests/sha256:", |_, _| Answer::status(404));
+    upstream.on("HEAD", "/manifests/sha256:", |_, _| Answer::status(404));
+    let digest = proxy.head("/v2/app/manifests/1").header("docker-content-digest").unwrap().to_owned();
+    let by_digest = format!("/v2/app/manifests/{digest}");
+    assert_eq!(proxy.get(&by_digest).body, manifest);
+    assert_eq!(proxy.get(&by_digest).body, manifest, "from the cache");
+    // One that no tag was seen to name is not looked for, and one whose tag has
+    // moved is not what was asked for.
+    assert_eq!(proxy.get(&format!("/v2/app/manifests/{}", sha256(&other))).status, 404);
+    let old = proxy.head("/v2/app/manifests/2").header("docker-content-digest").unwrap().to_owned();
+    upstream.image("app", "2", &[b"three"]);
+    assert_eq!(proxy.get(&format!("/v2/app/manifests/{old}")).status, 404);
+}
+
+/// What a client is told of a failed pull.
+fn told(proxy: &Proxy, target: &str) -> (u16, String) {
+    let answer = proxy.get(target);
+    let document: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    (answer.status, document["errors"][0]["message"].as_str().unwrap().to_owned())
+}
+
+#[test]
+fn a_client_is_told_which_registry_fails_and_how() {
+    let (upstream, gone) = (Upstream::start(), Upstream::start());
+    let address = gone.address();
+    gone.stop();
+    // As servers do that are sent TLS where they speak HTTP.
+    let plain = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let plain_address = plain.local_addr().unwrap();
+    std::thread::spawn(move || {
+        for stream in plain.incoming() {
+            let mut stream = stream.unwrap();
+            let _ = stream.read(&mut [0; 4096]);
+            let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\nContent-Length: 0\r\nConnection: close\r\n\r\n");
+        }
+    });
+    upstream.on("GET", "/v2/private/", |_, _| Answer::status(403));
+    upstream.on("GET", "/v2/broken/", |_, _| Answer::status(500));
+    upstream.on("GET", "/v2/page/", |_, _| Answer::status(200).header("Content-Type", "text/html").body(*b"<html>"));
+    let other = |name: &str, url: &str| {
+        format!(
+            "[[registry]]\nname = \"{name}\"\nkind = \"generic\"\nurl = \"{url}\"\ninsecure = true\nallow_private = [\"127.0.0.0/8\"]\n"
+        )
+    };
+    let proxy = Setup::new()
+        .registry("sample", &upstream, "")
+        .text(&other("gone", &format!("http://{address}")))
+        .text(&other("plain", &format!("https://{plain_address}")))
+        .text(&other("nowhere", "https://registry.invalid"))
+        .start();
+    let origin = upstream.origin();
+    for (target, status, wanted) in [
+        ("private", 403, format!("{origin} asks for a login, and none is stored for registry `sample`")),
+        ("broken", 502, format!("registry `sample`: {origin} answered with status 500; the log")),
+        ("page", 502, "registry `sample`: upstream gave no usable answer; the log".to_owned()),
+    ] {
+        let (found, message) = told(&proxy, &format!("/v2/sample/{target}/manifests/1"));
+        assert_eq!(found, status, "{message}");
+        assert!(message.starts_with(&wanted), "{message}");
+    }
+    for (name, wanted, in_log) in [
+        ("gone", format!("http://{address}: no connection"), "Connection refused"),
+        ("plain", format!("https://{plain_address}: TLS handshake failed"), "does not speak TLS on this port"),
+        ("nowhere", "https://registry.invalid: name lookup failed".to_owned(), "its name"),
+    ] {
+        let (status, message) = told(&proxy, &format!("/v2/{name}/app/manifests/1"));
+        assert!(matches!(status, 502..=504), "{status}");
+        assert!(message.starts_with(&format!("registry `{name}`: {wanted}")), "{message}");
+        assert!(proxy.log().contains(in_log), "{in_log}");
+    }
 }

@@ -179,8 +179,8 @@ impl Api {
                 error => self.tell_of(error, registry, repository, peer),
             }
             match is_root.then(|| self.near(name, registry, principal)).flatten() {
-                Some(near) => response::failure_near(&error, unknown, &near),
-                None => response::failure(&error, unknown),
+                Some(near) => response::failure_near(&error, unknown, registry, &near),
+                None => response::failure(&error, unknown, registry),
             }
         });
         match &ns {

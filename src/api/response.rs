@@ -14,6 +14,7 @@ use super::body::{Body, Transport};
 use super::multipart;
 use crate::oci::{ByteRange, Digest, ErrorCode, MediaType};
 use crate::pull::{self, BlobBody, BlobReply, ListReply, Part, Stale};
+use crate::registry::Registry;
 
 const API_VERSION: HeaderName = HeaderName::from_static("docker-distribution-api-version");
 const CONTENT_DIGEST: HeaderName = HeaderName::from_static("docker-content-digest");
@@ -189,22 +190,33 @@ pub(super) fn list(reply: ListReply, media_type: &str, path: &str, query: Option
 
 /// As [`failure`], where a registry's name may have been mistyped: whoever is
 /// told may pull through that one.
-pub(super) fn failure_near(error: &pull::Error, unknown: ErrorCode, near: &str) -> Response<Body> {
+pub(super) fn failure_near(error: &pull::Error, unknown: ErrorCode, registry: &Registry, near: &str) -> Response<Body> {
     let meant = |message: &str| format!("{message}; did you mean registry `{near}`, as {near}/…?");
     match error {
         pull::Error::NotFound => self::error(404, unknown, &meant("upstream does not have it")),
         pull::Error::Denied => self::error(403, ErrorCode::Denied, &meant("upstream does not let it be read")),
-        other => failure(other, unknown),
+        other => failure(other, unknown, registry),
     }
 }
 
-/// What a failed pull tells its client. `unknown` is the code for "not found"
-/// of what was asked for.
-pub(super) fn failure(error: &pull::Error, unknown: ErrorCode) -> Response<Body> {
+/// What a failed pull of `registry` tells its client, who may pull from it.
+/// `unknown` is the code for "not found" of what was asked for.
+pub(super) fn failure(error: &pull::Error, unknown: ErrorCode, registry: &Registry) -> Response<Body> {
+    let trouble = |status, cause: &pull::Cause, otherwise: &str| {
+        let what = cause.told().unwrap_or(otherwise);
+        let message = format!("registry `{}`: {what}; the log of the proxy says more", registry.name);
+        self::error(status, ErrorCode::Unavailable, &message)
+    };
     match error {
         pull::Error::NotFound => self::error(404, unknown, "upstream does not have it"),
+        pull::Error::Denied if !registry.is_known_upstream() => {
+            let message =
+                format!("{} asks for a login, and none is stored for registry `{}`", registry.origin, registry.name);
+            self::error(403, ErrorCode::Denied, &message)
+        }
         pull::Error::Denied => {
-            self::error(403, ErrorCode::Denied, "upstream does not let the credential of this registry read it")
+            let message = format!("{} does not let the login of registry `{}` read it", registry.origin, registry.name);
+            self::error(403, ErrorCode::Denied, &message)
         }
         // Payment and law are reasons not to give it; the others say that there is
         // nothing to give.
@@ -227,12 +239,12 @@ pub(super) fn failure(error: &pull::Error, unknown: ErrorCode) -> Response<Body>
             let message = "you have begun as many downloads as one client may: wait for one to end";
             with(self::error(429, ErrorCode::TooManyRequests, message), RETRY_AFTER, "1")
         }
-        pull::Error::Later { retry_after, .. } => {
-            let response = self::error(503, ErrorCode::Unavailable, "upstream is in trouble: ask again later");
+        pull::Error::Later { retry_after, cause } => {
+            let response = trouble(503, cause, "upstream is in trouble");
             with(response, RETRY_AFTER, &seconds(*retry_after))
         }
-        pull::Error::BadUpstream(_) | pull::Error::Trouble(_) => {
-            self::error(502, ErrorCode::Unavailable, "upstream gave no usable answer; the log of the proxy says more")
+        pull::Error::BadUpstream(cause) | pull::Error::Trouble(cause) => {
+            trouble(502, cause, "upstream gave no usable answer")
         }
         pull::Error::Credential { registry, .. } => {
             let message = format!(
@@ -240,7 +252,7 @@ pub(super) fn failure(error: &pull::Error, unknown: ErrorCode) -> Response<Body>
             );
             self::error(502, ErrorCode::Unavailable, &message)
         }
-        pull::Error::Timeout(_) => self::error(504, ErrorCode::Unavailable, "upstream did not answer in time"),
+        pull::Error::Timeout(cause) => trouble(504, cause, "upstream did not answer in time"),
         pull::Error::Offline => self::error(
             504,
             ErrorCode::Unavailable,

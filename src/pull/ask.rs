@@ -33,6 +33,9 @@ pub(super) struct Asker {
     pub(super) setbacks: Setbacks,
     heads: Flights<Result<Told, Failed>>,
     gets: Flights<Result<Arc<Manifest>, Failed>>,
+    /// Tags that were seen to name a digest: some registries give a manifest by
+    /// its tag alone.
+    named: moka::sync::Cache<String, Tag>,
     /// What clients got that take only some types.
     odd: moka::sync::Cache<String, Odd>,
 }
@@ -45,6 +48,9 @@ struct Odd {
     asked: Instant,
     generation: Generation,
 }
+
+/// Digests whose tags are remembered.
+const MAX_NAMED: u64 = 10_000;
 
 /// Bytes of manifests that are remembered for some clients only.
 const MAX_ODD: u64 = 8 << 20;
@@ -71,7 +77,9 @@ impl Asker {
     pub(super) fn new(cache: Cache, links: Arc<Links>, tags: Tags, setbacks: Setbacks) -> Asker {
         let weigh = |key: &String, odd: &Odd| u32::try_from(key.len() + odd.manifest.bytes.len()).unwrap_or(u32::MAX);
         let odd = moka::sync::Cache::builder().max_capacity(MAX_ODD).weigher(weigh).build();
-        Asker { cache, links, tags: Arc::new(tags), setbacks, heads: Flights::default(), gets: Flights::default(), odd }
+        let named = moka::sync::Cache::new(MAX_NAMED);
+        let (heads, gets) = (Flights::default(), Flights::default());
+        Asker { cache, links, tags: Arc::new(tags), setbacks, heads, gets, named, odd }
     }
 
     /// The manifest from the cache, if `link` is the permission to serve it.
@@ -198,6 +206,20 @@ impl Asker {
         self.stored(&record.digest, self.links.last(registry, repository, &record.digest)).await
     }
 
+    /// Remembers what a tag was seen to name.
+    pub(super) fn saw(&self, registry: &Registry, repository: &Repository, tag: &Tag, digest: &Digest) {
+        self.named.insert(name(registry, repository, digest), tag.clone());
+    }
+
+    /// The manifest `digest` by a tag that was seen to name it, for registries
+    /// that have no other way to it.
+    pub(super) async fn get_by_its_tag(&self, subject: &Subject, digest: &Digest) -> Option<Manifest> {
+        let tag = self.named.get(&name(subject.registry(), &subject.repository, digest))?;
+        let subject = Subject { reference: Reference::Tag(tag), ..subject.clone() };
+        let found = self.get(&subject, None).await.ok()?;
+        (found.digest == *digest).then_some(found)
+    }
+
     fn slot(&self, subject: &Subject) -> super::freshness::Slot {
         let reference = subject.reference.to_string();
         self.setbacks.slot(subject.registry(), &subject.repository, Asked::Manifest, &reference)
@@ -206,6 +228,7 @@ impl Asker {
     fn record(&self, subject: &Subject, tag: &Tag, named: (Digest, &MediaType, u64), linked: bool) {
         let (registry, repository, (digest, media_type, length)) = (subject.registry(), &subject.repository, named);
         let link = LinkKey::new(registry, repository, &digest);
+        self.saw(registry, repository, tag, &digest);
         self.tags.put(registry, repository, tag, Record::new(digest, link, media_type.clone(), length, linked));
     }
 
@@ -238,6 +261,11 @@ impl Asker {
     }
 }
 
+/// What is remembered of tags, by what they name.
+fn name(registry: &Registry, repository: &Repository, digest: &Digest) -> String {
+    format!("{} {repository} {digest}", registry.owner())
+}
+
 /// Believes an answer only if it hashes to what it says, is what it says, and
 /// is what was asked for.
 fn check(reference: &Reference, answer: ManifestAnswer) -> Result<Manifest, Failed> {
@@ -245,7 +273,7 @@ fn check(reference: &Reference, answer: ManifestAnswer) -> Result<Manifest, Fail
     let refuse = |what: String| {
         // The pull that fails of it tells the operator.
         debug!(%origin, %reference, what, "a manifest was refused");
-        Err(Error::BadUpstream(what).into())
+        Err(Error::BadUpstream(what.into()).into())
     };
     let media_type = match check_manifest(media_type.as_ref(), &bytes) {
         Ok(media_type) => media_type,

@@ -1,5 +1,6 @@
 //! Why a pull failed, in the terms that a client may be told.
 
+use std::fmt;
 use std::time::Duration;
 
 use crate::cache::{FillError, SourceError};
@@ -7,6 +8,45 @@ use crate::upstream;
 
 /// Shorthand for results of this module.
 pub type Result<T> = std::result::Result<T, Error>;
+
+/// What upstream's trouble is: for the operator, and as much of it as a client
+/// may be told.
+#[derive(Debug, Clone)]
+pub struct Cause {
+    text: String,
+    told: Option<String>,
+}
+
+impl Cause {
+    /// What a client may be told of it.
+    pub fn told(&self) -> Option<&str> {
+        self.told.as_deref()
+    }
+}
+
+impl From<String> for Cause {
+    fn from(text: String) -> Cause {
+        Cause { text, told: None }
+    }
+}
+
+impl From<&str> for Cause {
+    fn from(text: &str) -> Cause {
+        text.to_owned().into()
+    }
+}
+
+impl From<&upstream::Error> for Cause {
+    fn from(error: &upstream::Error) -> Cause {
+        Cause { text: error.to_string(), told: error.clause() }
+    }
+}
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
 
 /// A failed pull.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -42,16 +82,16 @@ pub enum Error {
     #[error("upstream is to be asked later: {cause}")]
     Later {
         /// What the trouble is.
-        cause: String,
+        cause: Cause,
         /// When to ask again.
         retry_after: Duration,
     },
     /// Upstream cannot be reached, or fails.
     #[error("upstream gave no usable answer: {0}")]
-    Trouble(String),
+    Trouble(Cause),
     /// Upstream answered, but not with what was asked for.
     #[error("upstream gave no usable answer: {0}")]
-    BadUpstream(String),
+    BadUpstream(Cause),
     /// The registry's credential does not work, or there is none to be had.
     #[error("{cause}")]
     Credential {
@@ -62,7 +102,7 @@ pub enum Error {
     },
     /// Upstream did not answer in time.
     #[error("upstream did not answer in time: {0}")]
-    Timeout(String),
+    Timeout(Cause),
     /// It is not in the cache, and upstream is not to be asked.
     #[error("not in the cache, and this registry is offline")]
     Offline,
@@ -86,18 +126,18 @@ impl From<upstream::Error> for Error {
             upstream::Error::Denied { .. } => Error::Denied,
             upstream::Error::TooManyRequests { retry_after } => Error::TooManyRequests { retry_after },
             upstream::Error::CircuitOpen { retry_after, .. } | upstream::Error::Busy { retry_after, .. } => {
-                Error::Later { cause: error.to_string(), retry_after }
+                Error::Later { cause: Cause::from(&error), retry_after }
             }
-            timeout @ upstream::Error::Timeout { .. } => Error::Timeout(timeout.to_string()),
+            timeout @ upstream::Error::Timeout { .. } => Error::Timeout(Cause::from(&timeout)),
             upstream::Error::CredentialRejected { ref registry, .. }
             | upstream::Error::NoLogin { ref registry, .. } => {
                 Error::Credential { registry: registry.clone(), cause: error.to_string() }
             }
             upstream::Error::Status { status: status @ (400 | 402 | 405 | 410 | 451), .. } => Error::Refused { status },
             // What upstream cannot do it will not do a little later.
-            upstream::Error::Status { status: 501 | 505, .. } => Error::BadUpstream(error.to_string()),
-            other if other.is_transient() => Error::Trouble(other.to_string()),
-            other => Error::BadUpstream(other.to_string()),
+            upstream::Error::Status { status: 501 | 505, .. } => Error::BadUpstream(Cause::from(&error)),
+            other if other.is_transient() => Error::Trouble(Cause::from(&other)),
+            other => Error::BadUpstream(Cause::from(&other)),
         }
     }
 }
@@ -106,7 +146,7 @@ impl From<FillError> for Error {
     fn from(error: FillError) -> Self {
         match error {
             FillError::Source(cause) => Error::from(cause),
-            FillError::WrongDigest | FillError::TooLarge { .. } => Error::BadUpstream(error.to_string()),
+            FillError::WrongDigest | FillError::TooLarge { .. } => Error::BadUpstream(error.to_string().into()),
             FillError::Disk(_) | FillError::DoesNotFit | FillError::Abandoned | FillError::Stopped => {
                 Error::Unavailable(error.to_string())
             }
@@ -118,7 +158,7 @@ impl From<SourceError> for Error {
     fn from(error: SourceError) -> Self {
         match error.cause::<upstream::Error>() {
             Some(cause) => Error::from(cause.clone()),
-            None => Error::BadUpstream(error.to_string()),
+            None => Error::BadUpstream(error.to_string().into()),
         }
     }
 }

@@ -261,7 +261,14 @@ mod tests {
         let limit = Duration::from_secs(1);
         for (error, stale) in [
             (upstream::Error::Timeout { origin: origin.clone(), limit }, Some(Stale::Timeout)),
-            (upstream::Error::Unreachable { origin: origin.clone(), cause: String::new() }, Some(Stale::Unreachable)),
+            (
+                upstream::Error::Unreachable {
+                    obstacle: upstream::Obstacle::Connection,
+                    origin: origin.clone(),
+                    cause: String::new(),
+                },
+                Some(Stale::Unreachable),
+            ),
             (upstream::Error::TooManyRequests { retry_after: None }, Some(Stale::RateLimited)),
             (upstream::Error::NotFound, None),
             (upstream::Error::Denied { status: 403 }, None),

@@ -134,8 +134,9 @@ impl Puller {
         let (asked_of, own) = (Arc::clone(upstream), repository.clone());
         let ask = async move {
             let page = asked_of.tags(&own, &query).await?;
-            parse_tags(&page.bytes)
-                .map_err(|()| Error::BadUpstream(format!("{} sent a tag list that is no tag list", page.origin)))?;
+            parse_tags(&page.bytes).map_err(|()| {
+                Error::BadUpstream(format!("{} sent a tag list that is no tag list", page.origin).into())
+            })?;
             Ok(Page { bytes: page.bytes, next: page.next, filtered: false, asked: Instant::now() })
         };
         let (page, stale) = self.list(&whose, upstream, ask).await?;
@@ -269,7 +270,7 @@ fn check_index(bytes: &[u8]) -> Result<()> {
     let index = MediaType::parse("application/vnd.oci.image.index.v1+json");
     match crate::oci::check_manifest(index.as_ref(), bytes) {
         Ok(_) => Ok(()),
-        Err(error) => Err(Error::BadUpstream(format!("a list of referrers that is no index: {error}"))),
+        Err(error) => Err(Error::BadUpstream(format!("a list of referrers that is no index: {error}").into())),
     }
 }
 

@@ -135,7 +135,14 @@ impl Puller {
         accept: &(impl Fn() -> Accept + Send + Sync),
     ) -> Result<ManifestHead> {
         let head = match reference {
-            Reference::Tag(tag) => self.head_by_tag(registry, repository, tag, &accept()).await?,
+            Reference::Tag(tag) => {
+                let head = self.head_by_tag(registry, repository, tag, &accept()).await?;
+                // Its digest is what the client asks for next.
+                if let Some(head) = &head {
+                    self.asker.saw(registry, repository, tag, &head.digest);
+                }
+                head
+            }
             Reference::Digest(digest) => {
                 if let Some(cached) = self.cached_manifest(registry, repository, digest).await {
                     return Ok(ManifestHead::from(&cached));
@@ -182,12 +189,12 @@ impl Puller {
         let subject = self.subject(registry, repository, &Reference::Digest(*digest))?;
         let known = self.asker.stored(digest, self.links.last(registry, repository, digest)).await;
         let Some(known) = known else {
-            return self.asker.get(&subject, None).await.map_err(|failed| failed.error);
+            return self.get_by_digest(&subject, digest).await.map_err(|failed| failed.error);
         };
         let asked = async {
             match self.asker.head(&subject).await? {
                 Some(_) => Ok(known),
-                None => self.asker.get(&subject, None).await,
+                None => self.get_by_digest(&subject, digest).await,
             }
         };
         let Some((spare, link)) = spare else { return asked.await.map_err(|failed: Failed| failed.error) };
@@ -199,6 +206,17 @@ impl Puller {
                 Ok(spare)
             }
             Err(Failed { error, .. }) => Err(error),
+        }
+    }
+
+    /// Asks by digest, and where upstream knows none such by the tag that named
+    /// it.
+    async fn get_by_digest(&self, subject: &Subject, digest: &Digest) -> std::result::Result<Manifest, Failed> {
+        match self.asker.get(subject, None).await {
+            Err(failed) if matches!(failed.error, Error::NotFound) => {
+                self.asker.get_by_its_tag(subject, digest).await.ok_or(failed)
+            }
+            answer => answer,
         }
     }
 

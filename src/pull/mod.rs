@@ -29,7 +29,7 @@ mod upstreams;
 pub use blob::{BlobBody, BlobHead, BlobQuestion, BlobReply, Part};
 pub use counts::{BlobCounts, TagCounts};
 pub use delivery::Delivery;
-pub use error::{Error, Result};
+pub use error::{Cause, Error, Result};
 pub use freshness::{Freshness, Stale};
 pub use holdings::Holding;
 pub use list::{ListQuery, ListReply};
@@ -264,7 +264,7 @@ impl Puller {
         let too_late = |stale: Stale| Failed {
             error: match stale {
                 Stale::RateLimited => Error::TooManyRequests { retry_after: None },
-                _ => Error::Timeout("upstream takes its time".to_owned()),
+                _ => Error::Timeout("upstream takes its time".into()),
             },
             trouble: Some(stale),
             retry_after: None,

@@ -108,7 +108,7 @@ mod tests {
     const PATIENCE: Duration = Duration::from_secs(25);
 
     fn trouble() -> Error {
-        Error::Trouble("reset".to_owned())
+        Error::Trouble("reset".into())
     }
 
     /// What an upstream gives that is away for `away`, and when.
@@ -147,7 +147,7 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn upstream_says_when_to_ask_again() {
-        let later = |seconds| Error::Later { cause: String::new(), retry_after: Duration::from_secs(seconds) };
+        let later = |seconds| Error::Later { cause: "".into(), retry_after: Duration::from_secs(seconds) };
         assert_eq!(after(Duration::from_secs(10), later(5)).await.2, 3);
         assert_eq!(after(Duration::from_secs(10), later(60)).await.2, 1);
     }

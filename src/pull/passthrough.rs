@@ -56,7 +56,7 @@ impl Passthrough {
                 return self.held.pop_front().map(Ok);
             }
             match tokio::time::timeout(IDLE, self.answer.body.next()).await {
-                Err(_) => return Some(Err(Error::Timeout("the transfer stalled".to_owned()))),
+                Err(_) => return Some(Err(Error::Timeout("the transfer stalled".into()))),
                 Ok(Some(Err(error))) => return Some(Err(error.into())),
                 Ok(Some(Ok(frame))) => {
                     if let Some(hasher) = &mut self.hasher {
@@ -71,7 +71,7 @@ impl Passthrough {
                     let right = self.hasher.take().is_some_and(|hasher| hasher.finish() == self.digest);
                     if !whole || !right {
                         self.held.clear();
-                        return Some(Err(Error::BadUpstream("the content does not have its digest".to_owned())));
+                        return Some(Err(Error::BadUpstream("the content does not have its digest".into())));
                     }
                 }
             }

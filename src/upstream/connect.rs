@@ -18,7 +18,8 @@ use tokio_rustls::client::TlsStream;
 
 use super::dial::{DialError, LookUps, dial};
 use super::egress::Egress;
-use super::error::{Error, Result};
+use super::error::{Error, Obstacle, Result};
+use super::handshake;
 use super::tls::{TlsError, client_config};
 use super::tunnel;
 use crate::registry::{Origin, Outbound, OutboundProxy, Scheme, Timeouts};
@@ -84,12 +85,13 @@ impl Connector {
                     opened.map_err(|cause| through(proxy, &origin, &cause))?;
                 }
                 let host = origin.host().trim_start_matches('[').trim_end_matches(']').to_owned();
-                let name = ServerName::try_from(host).map_err(|error| unreachable(&origin, &error))?;
+                let name =
+                    ServerName::try_from(host).map_err(|error| failed(&origin, Obstacle::Tls, error.to_string()))?;
                 let tls = if self.own.contains(&origin) { &self.own_tls } else { &self.tls };
-                let handshake = timeout(limit, tls.connect(name, tcp)).await;
-                let stream = handshake
+                let shaken = timeout(limit, tls.connect(name, tcp)).await;
+                let stream = shaken
                     .map_err(|_| Error::Timeout { origin: origin.clone(), limit })?
-                    .map_err(|error| unreachable(&origin, &error))?;
+                    .map_err(|error| failed(&origin, Obstacle::Tls, handshake::explain(&error)))?;
                 Ok(Stream::Tls(Box::new(stream)))
             }
         }
@@ -102,11 +104,12 @@ impl Connector {
         dial(&self.look_ups, (origin.host(), origin.port()), self.timeouts.connect, permit).await.map_err(|error| {
             match error {
                 DialError::Forbidden(error) => error,
-                DialError::Failed(cause) => Error::Unreachable { origin: origin.clone(), cause },
+                DialError::Name(cause) => failed(origin, Obstacle::Name, cause),
+                DialError::Failed(cause) => failed(origin, Obstacle::Connection, cause),
                 DialError::Timeout("it") => Error::Timeout { origin: origin.clone(), limit: self.timeouts.connect },
                 DialError::Timeout(who) => {
                     let cause = format!("{who} did not answer within {} s", self.timeouts.connect.as_secs());
-                    Error::Unreachable { origin: origin.clone(), cause }
+                    failed(origin, Obstacle::Name, cause)
                 }
             }
         })
@@ -120,7 +123,7 @@ impl Connector {
             dial(&self.look_ups, (&proxy.host, proxy.port), self.timeouts.connect, |_| Ok::<_, Error>(())).await;
         dialled.map_err(|error| match error {
             DialError::Forbidden(error) => error,
-            DialError::Failed(cause) => through(proxy, origin, &cause),
+            DialError::Name(cause) | DialError::Failed(cause) => through(proxy, origin, &cause),
             DialError::Timeout(_) => {
                 through(proxy, origin, &format!("no answer within {} s", self.timeouts.connect.as_secs()))
             }
@@ -128,12 +131,12 @@ impl Connector {
     }
 }
 
-fn unreachable(origin: &Origin, cause: &dyn std::error::Error) -> Error {
-    Error::Unreachable { origin: origin.clone(), cause: cause.to_string() }
+fn failed(origin: &Origin, obstacle: Obstacle, cause: String) -> Error {
+    Error::Unreachable { origin: origin.clone(), obstacle, cause }
 }
 
 fn through(proxy: &OutboundProxy, origin: &Origin, cause: &str) -> Error {
-    Error::Unreachable { origin: origin.clone(), cause: format!("the outbound proxy {proxy}: {cause}") }
+    failed(origin, Obstacle::Proxy, format!("the outbound proxy {proxy}: {cause}"))
 }
 
 impl tower_service::Service<Uri> for Connector {

@@ -23,6 +23,8 @@ const STAGGER: Duration = Duration::from_millis(250);
 pub(super) enum DialError<E> {
     /// No answer in time: from the name servers, or from any address.
     Timeout(&'static str),
+    /// Its name leads to no address.
+    Name(String),
     /// What the system says.
     Failed(String),
     /// An address that may not be dialled, and none that may.
@@ -70,7 +72,7 @@ pub(super) async fn dial<E>(
     let host = host.trim_start_matches('[').trim_end_matches(']');
     let found = match timeout_at(deadline, look_ups.find(host, port)).await {
         Err(_) => return Err(DialError::Timeout("the name servers")),
-        Ok(Err(error)) => return Err(DialError::Failed(lookup_failure(&error.to_string()))),
+        Ok(Err(error)) => return Err(DialError::Name(lookup_failure(&error.to_string()))),
         Ok(Ok(found)) => found,
     };
     let mut forbidden = None;
@@ -82,7 +84,7 @@ pub(super) async fn dial<E>(
         }
     }
     if permitted.is_empty() {
-        return Err(forbidden.map_or(DialError::Failed("its name has no address".to_owned()), DialError::Forbidden));
+        return Err(forbidden.map_or(DialError::Name("its name has no address".to_owned()), DialError::Forbidden));
     }
     let stream = race(interleave(permitted), deadline).await?;
     // Requests are small and answers are what counts.

@@ -8,6 +8,34 @@ use crate::registry::Origin;
 /// Shorthand for results of this module.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// What stands between us and an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Obstacle {
+    /// Its name leads to no address.
+    Name,
+    /// No address of it takes a connection.
+    Connection,
+    /// There is no TLS to be had with it.
+    Tls,
+    /// The outbound proxy.
+    Proxy,
+    /// The connection broke.
+    Broken,
+}
+
+impl Obstacle {
+    /// In one clause.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Obstacle::Name => "name lookup failed",
+            Obstacle::Connection => "no connection",
+            Obstacle::Tls => "TLS handshake failed",
+            Obstacle::Proxy => "the outbound proxy gives no connection to it",
+            Obstacle::Broken => "the connection broke",
+        }
+    }
+}
+
 /// A failed upstream request. No message carries a secret, a token or a
 /// redirect's query; redirect targets are named by their origin only.
 #[derive(Debug, Clone, thiserror::Error)]
@@ -25,6 +53,8 @@ pub enum Error {
     Unreachable {
         /// Where to.
         origin: Origin,
+        /// What stood in the way.
+        obstacle: Obstacle,
         /// The system's reason.
         cause: String,
     },
@@ -112,6 +142,21 @@ pub enum Error {
 }
 
 impl Error {
+    /// What a client may be told: who it was and what happened, in one clause.
+    /// Nothing of what upstream or the system said, which may name accounts and
+    /// addresses.
+    pub fn clause(&self) -> Option<String> {
+        match self {
+            Error::Unreachable { origin, obstacle, .. } => Some(format!("{origin}: {}", obstacle.as_str())),
+            Error::Protocol { origin, .. } => Some(format!("{origin} sent an answer that cannot be used")),
+            Error::Egress { .. } => Some("it leads to an address that is not allowed".to_owned()),
+            Error::Timeout { .. } | Error::CircuitOpen { .. } | Error::Busy { .. } | Error::Status { .. } => {
+                Some(self.to_string())
+            }
+            _ => None,
+        }
+    }
+
     /// Whether it is a HEAD's no: registries that refuse HEAD, or know content
     /// by GET alone, say so too, so that only GET can tell.
     pub fn may_be_of_head_alone(&self) -> bool {

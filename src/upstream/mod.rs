@@ -13,6 +13,7 @@ mod connect;
 mod dial;
 mod egress;
 mod error;
+mod handshake;
 mod limits;
 mod link;
 mod pinned;
@@ -30,7 +31,7 @@ mod transfer;
 mod tunnel;
 
 pub use egress::is_public;
-pub use error::{Error, Result};
+pub use error::{Error, Obstacle, Result};
 pub use limits::PullLimit;
 pub use places::Share;
 pub use probe::Step;

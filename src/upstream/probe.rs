@@ -4,9 +4,10 @@
 //! For an operator who is there and waits; what a pull would do, one step after
 //! the other, each with what came of it.
 
+use http::header::CONTENT_TYPE;
 use http::{HeaderMap, Method, StatusCode};
 
-use super::error::{Error, Result};
+use super::error::{Error, Obstacle, Result};
 use super::registry::Upstream;
 use crate::oci::{Reference, Repository};
 
@@ -32,6 +33,11 @@ impl Upstream {
         };
         let origin = self.registry().origin.clone();
         let (answer, reached) = match self.ping().await {
+            // Whatever it says of the image will be as useless.
+            Ok((status, headers)) if status != StatusCode::UNAUTHORIZED && is_page(&headers) => {
+                let what = "a web page: what answers at `url` is not the API of a registry".to_owned();
+                (None, Err(Error::Protocol { origin: origin.clone(), what }))
+            }
             Ok((status, headers)) => {
                 let said = match status {
                     StatusCode::OK => "it answers, and asks for no login there".to_owned(),
@@ -78,6 +84,12 @@ impl Upstream {
     }
 }
 
+/// Whether an answer is for people.
+fn is_page(headers: &HeaderMap) -> bool {
+    let media_type = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+    media_type.trim_start().to_ascii_lowercase().starts_with("text/html")
+}
+
 /// What went wrong, and what to do about it.
 fn advice(error: &Error) -> String {
     let hint = match error {
@@ -89,9 +101,9 @@ fn advice(error: &Error) -> String {
         Error::CredentialRejected { .. } => {
             "the user name or the secret is wrong, or the secret has expired: make a new one at the provider"
         }
-        Error::Unreachable { .. } => {
-            "check its address, the network, and whether its certificate is from an authority that is known (`ca`)"
-        }
+        // What is wrong with TLS says itself what to do.
+        Error::Unreachable { obstacle: Obstacle::Tls, .. } => return error.to_string(),
+        Error::Unreachable { .. } => "check its address and the network",
         Error::Timeout { .. } => "check its address, firewalls, and whether a proxy is needed (`proxy`)",
         Error::TooManyRequests { .. } => "wait, or pull with a login that has a higher limit",
         _ => return error.to_string(),

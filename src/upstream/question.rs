@@ -155,7 +155,11 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn trouble_that_may_pass_is_asked_again_a_few_times_and_not_for_long() {
-        let unreachable = || Error::Unreachable { origin: origin(), cause: "reset".into() };
+        let unreachable = || Error::Unreachable {
+            obstacle: crate::upstream::Obstacle::Broken,
+            origin: origin(),
+            cause: "reset".into(),
+        };
         for failure in [unreachable(), status(408), status(502), status(503), status(504)] {
             let (waited, done) = rounds(Sort::Pull, Method::GET, failure).await;
             assert_eq!(done, MAX_ROUNDS);

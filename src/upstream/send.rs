@@ -25,7 +25,7 @@ use url::Url;
 use super::breaker::{Breaker, Leave, PATIENT, Pass, Probe, QUICK};
 use super::connect::{Born, Connector};
 use super::egress::{Egress, Purpose};
-use super::error::{Error, Result};
+use super::error::{Error, Obstacle, Result};
 use super::limits::Sort;
 use super::traffic::Traffic;
 use super::tunnel;
@@ -183,9 +183,11 @@ impl Sender {
         let response = match answer {
             Err(_) => return Err(Error::Timeout { origin, limit }),
             Ok(Err(error)) => {
-                return Err(
-                    own_error(&error).unwrap_or_else(|| Error::Unreachable { cause: root_cause(&error), origin })
-                );
+                return Err(own_error(&error).unwrap_or_else(|| Error::Unreachable {
+                    obstacle: Obstacle::Broken,
+                    cause: root_cause(&error),
+                    origin,
+                }));
             }
             Ok(Ok(response)) => response,
         };
@@ -321,7 +323,9 @@ pub(super) async fn collect(response: Response<Incoming>, origin: &Origin, limit
         Ok(Err(error)) if error.is::<LengthLimitError>() => {
             Err(Error::Protocol { origin: origin.clone(), what: format!("a body of more than {limit} bytes") })
         }
-        Ok(Err(error)) => Err(Error::Unreachable { origin: origin.clone(), cause: root_cause(&*error) }),
+        Ok(Err(error)) => {
+            Err(Error::Unreachable { obstacle: Obstacle::Broken, origin: origin.clone(), cause: root_cause(&*error) })
+        }
     }
 }
 

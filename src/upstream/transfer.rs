@@ -13,7 +13,7 @@ use http_body::Body as _;
 use hyper::body::Incoming;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::error::{Error, Result};
+use super::error::{Error, Obstacle, Result};
 use super::limits::Sort;
 use super::places::{Place, SMALL, Share};
 use super::registry::Upstream;
@@ -204,7 +204,7 @@ impl BlobBody {
         if let Some(endpoint) = self.traffic.breaker(&self.origin) {
             endpoint.stumble();
         }
-        Error::Unreachable { origin: self.origin.clone(), cause }
+        Error::Unreachable { obstacle: Obstacle::Broken, origin: self.origin.clone(), cause }
     }
 }
 
