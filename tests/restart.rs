@@ -1,6 +1,9 @@
 //! What is on disk is worth something to the next process, however the last
 //! one ended.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpListener;
+
 use crate::support::digest::noise;
 use crate::support::http;
 use crate::support::proxy::{Proxy, Setup, eventually};
@@ -298,4 +301,46 @@ fn whoever_comes_while_transfers_drain_is_answered() {
     running.finish();
     assert!(proxy.ends_by_itself());
     drop(idle);
+}
+
+/// A process that finds `listener` as a service manager would hand it over.
+fn activated(upstream: &Upstream, listener: &TcpListener) -> Proxy {
+    let handed_over = format!(
+        "export LISTEN_PID=$$ LISTEN_FDS=1; exec 3<&{}; exec \"$0\" \"$@\"",
+        std::os::fd::AsRawFd::as_raw_fd(listener)
+    );
+    let address = listener.local_addr().unwrap();
+    Setup::open(upstream)
+        .sections(&format!("[server]\nmirror_listen = [\"{address}\"]\n"))
+        .under(&["bash", "-c", &handed_over])
+        .start()
+}
+
+#[test]
+fn f25_who_comes_between_two_processes_waits_where_a_service_manager_holds_the_listener() {
+    let upstream = Upstream::start();
+    let digest = upstream.blob("app", &noise(1, 100_000));
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    // Else it would be closed where another program begins.
+    rustix::io::fcntl_setfd(&listener, rustix::io::FdFlags::empty()).unwrap();
+    let address = listener.local_addr().unwrap();
+    let target = format!("/v2/app/blobs/{digest}");
+    let mut proxy = activated(&upstream, &listener);
+    http::get(address, &target).assert_content(&digest);
+    proxy.stop();
+    // Nobody is there, and nobody is refused.
+    let request = format!("GET {target} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n");
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let mut client = http::connect(address);
+            client.write_all(request.as_bytes()).unwrap();
+            client
+        })
+        .collect();
+    proxy.restart();
+    for mut client in clients {
+        let mut answer = Vec::new();
+        client.read_to_end(&mut answer).unwrap();
+        assert!(answer.starts_with(b"HTTP/1.1 200 OK\r\n") && answer.ends_with(&noise(1, 100_000)));
+    }
 }

@@ -64,7 +64,7 @@ use self::listener::{Service, Socket};
 use self::tokens::Tokens;
 use crate::pull::Puller;
 use crate::registry::Directory;
-use crate::server::{Tls, TlsError};
+use crate::server::{self, Tls, TlsError};
 use crate::telemetry::{Audit, Metrics, is_audit_failing};
 
 /// What the admin listener tells of.
@@ -114,14 +114,16 @@ pub enum ListenError {
     Tls(#[from] TlsError),
 }
 
+fn listen(address: SocketAddr) -> Result<TcpListener, ListenError> {
+    server::listen(address).map_err(|cause| ListenError::Address { address, cause })
+}
+
 impl Listeners {
     /// Listens where `settings` say.
     ///
     /// # Errors
     /// When an address cannot be had, or a socket that somebody named.
     pub async fn open(settings: &AdminSettings) -> Result<Listeners, ListenError> {
-        let bind =
-            async |address| TcpListener::bind(address).await.map_err(|cause| ListenError::Address { address, cause });
         let socket = match Socket::bind(&settings.socket) {
             Ok(socket) => Some(socket),
             Err(cause) if settings.socket_is_given => {
@@ -133,11 +135,11 @@ impl Listeners {
             }
         };
         let metrics = match settings.metrics {
-            Some(address) => Some(bind(address).await?),
+            Some(address) => Some(listen(address)?),
             None => None,
         };
         let tls = settings.tls.as_ref().map(Tls::open).transpose()?;
-        Ok(Listeners { socket, tcp: bind(settings.listen).await?, tls, metrics })
+        Ok(Listeners { socket, tcp: listen(settings.listen)?, tls, metrics })
     }
 
     /// Where the API is over TCP.

@@ -114,9 +114,8 @@ impl Api {
     /// Answers one request. Never fails: every trouble has its response.
     pub async fn handle(&self, request: &Parts, peer: &Peer) -> Response<Counted> {
         let response = match self.client_behind(peer, &request.headers) {
-            None => self.answer(request, peer, peer).await,
-            Some(Ok(client)) => self.answer(request, peer, &client).await,
-            Some(Err(refusal)) => Err(refusal),
+            Ok(client) => self.answer(request, peer, client.as_deref().unwrap_or(peer)).await,
+            Err(refusal) => Err(refusal),
         };
         let response = response.unwrap_or_else(|refusal| *refusal);
         let method = match request.method {
@@ -131,12 +130,14 @@ impl Api {
     }
 
     /// The client that a proxy in front asks for; `None`: `peer` is one itself.
-    fn client_behind(&self, peer: &Peer, headers: &HeaderMap) -> Option<Result<Peer, Refusal>> {
-        let address = peer.address.filter(|address| self.trusted_proxies.contains(*address))?;
-        Some(match forwarded::client(headers, address, &self.trusted_proxies) {
-            Ok(client) => Ok(Peer { address: Some(client), ..peer.clone() }),
+    fn client_behind(&self, peer: &Peer, headers: &HeaderMap) -> Result<Option<Box<Peer>>, Refusal> {
+        let Some(address) = peer.address.filter(|address| self.trusted_proxies.contains(*address)) else {
+            return Ok(None);
+        };
+        match forwarded::client(headers, address, &self.trusted_proxies) {
+            Ok(client) => Ok(Some(Box::new(Peer { address: Some(client), ..peer.clone() }))),
             Err(unclear) => Err(Box::new(response::error(400, ErrorCode::Unsupported, unclear.message()))),
-        })
+        }
     }
 
     /// Answers `peer`, to which the connection `hop` belongs or which is behind

@@ -29,7 +29,7 @@ use crate::config::{Configuration, Settings};
 use crate::kernel;
 use crate::pull::{Puller, Tags};
 use crate::registry::Directory;
-use crate::server::{Server, ServerError};
+use crate::server::{self, Server, ServerError};
 use crate::telemetry::{Audit, Metrics};
 use crate::upstream::TlsError;
 
@@ -164,6 +164,7 @@ impl Proxy {
         let admin_address = listeners.address();
         let tokens = Arc::new(Tokens::open(&settings.admin.token_file, settings.admin.named_tokens()));
         let server = Server::start(&settings.server, Arc::new(api))?;
+        server::close_unused_listeners();
         let (stopping, tasks) = (CancellationToken::new(), TaskTracker::new());
         let running = Running {
             puller: Arc::clone(&puller),

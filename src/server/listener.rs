@@ -17,6 +17,7 @@ use tracing::{info, warn};
 
 use super::budget::Budgets;
 use super::connection::Shared;
+use super::inherited;
 use super::settings::ServerSettings;
 use super::tls::{Tls, TlsError};
 use crate::access::customer;
@@ -86,7 +87,8 @@ impl Server {
         let (mut listeners, mut mirrors) = (Vec::new(), Vec::new());
         for (addresses, into) in [(&settings.listen, &mut listeners), (&settings.mirror_listen, &mut mirrors)] {
             for address in addresses {
-                into.push(listen(*address)?);
+                let listener = listen(*address).map_err(|cause| ServerError::Listen { address: *address, cause })?;
+                into.push(listener);
             }
         }
         let server = Server {
@@ -143,17 +145,21 @@ impl Server {
     }
 }
 
-/// Listens on `address`.
-pub(super) fn listen(address: SocketAddr) -> Result<TcpListener, ServerError> {
-    let bind = || {
-        let socket =
-            if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
-        // A restart must not wait for the last process's closed connections.
-        socket.set_reuseaddr(true)?;
-        socket.bind(address)?;
-        socket.listen(BACKLOG)
-    };
-    bind().map_err(|cause| ServerError::Listen { address, cause })
+/// Listens on `address`; takes the listener that a service manager has opened
+/// there.
+///
+/// # Errors
+/// As the system has them.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    if let Some(listener) = inherited::take(address) {
+        listener.set_nonblocking(true)?;
+        return TcpListener::from_std(listener);
+    }
+    let socket = if address.is_ipv4() { tokio::net::TcpSocket::new_v4()? } else { tokio::net::TcpSocket::new_v6()? };
+    // A restart must not wait for the last process's closed connections.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 async fn accept(listener: TcpListener, shared: Arc<Shared>, places: Arc<Places>, tasks: (TaskTracker, TaskTracker)) {
