@@ -1,6 +1,7 @@
 //! Responses of the distribution API: the one place where an error becomes a
 //! status.
 
+use std::fmt::Write as _;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -170,7 +171,13 @@ pub(super) fn not_modified(digest: &Digest) -> Response<Body> {
 
 /// The entity tag of content is its digest.
 pub(super) fn etag(digest: &Digest) -> String {
-    format!("\"{digest}\"")
+    let algorithm = digest.algorithm();
+    let length = algorithm.name().len() + 1 + algorithm.hex_len();
+    // It is made for each answer: in one piece, of just its size.
+    let mut tag = String::with_capacity(length + 2);
+    // Writing to a string does not fail.
+    let _ = write!(tag, "\"{digest}\"");
+    tag
 }
 
 /// A list; `path` is where the client asked, and `query` how, for the link to
