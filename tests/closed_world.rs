@@ -1,6 +1,9 @@
 //! Only what is configured exists: nobody can make the proxy talk to another
 //! host, and what is unknown looks like what is forbidden (cases B1 to B11).
 
+use std::io::{Read as _, Write as _};
+use std::time::Instant;
+
 use crate::support::digest::noise;
 use crate::support::http;
 use crate::support::proxy::{Proxy, Setup, credential};
@@ -183,4 +186,101 @@ fn b11_data_and_administration_do_not_share_a_door() {
     }
     assert_eq!(http::get(proxy.admin(), "/healthz").status, 200);
     assert_eq!(http::get(proxy.admin(), "/readyz").status, 200);
+}
+
+/// Requests for each of two targets.
+const SAMPLES: usize = 10_000;
+
+/// How many standard deviations the ranks of `one` lie from where they would be
+/// if both came from one distribution (Mann and Whitney's test).
+fn deviation(one: &[u64], other: &[u64]) -> f64 {
+    let mut all: Vec<(u64, bool)> = one.iter().map(|time| (*time, true)).collect();
+    all.extend(other.iter().map(|time| (*time, false)));
+    all.sort_unstable();
+    let ranks: f64 = all.iter().enumerate().filter(|(_, (_, is_one))| *is_one).map(|(rank, _)| rank as f64 + 1.0).sum();
+    let (n, m) = (one.len() as f64, other.len() as f64);
+    (ranks - n * (n + m + 1.0) / 2.0) / (n * m * (n + m + 1.0) / 12.0).sqrt()
+}
+
+/// The times of [`SAMPLES`] requests for each of two targets, by turns in no order
+/// that the proxy could get used to.
+fn times(
+    proxy: &Proxy,
+    (method, end): (&str, &[u8]),
+    bearer: &str,
+    mut targets: impl FnMut(usize) -> [String; 2],
+) -> [Vec<u64>; 2] {
+    let mut stream = http::connect(proxy.address());
+    stream.set_nodelay(true).unwrap();
+    let mut times = [Vec::with_capacity(SAMPLES), Vec::with_capacity(SAMPLES)];
+    let mut answer = vec![0; 64 << 10];
+    for turn in 0..SAMPLES {
+        let pair = targets(turn);
+        let first = (turn.wrapping_mul(0x9e37_79b9) >> 7) & 1;
+        for which in [first, 1 - first] {
+            let request = format!(
+                "{method} {} HTTP/1.1\r\nHost: localhost\r\nAuthorization: Bearer {bearer}\r\n\r\n",
+                pair[which]
+            );
+            let begun = Instant::now();
+            stream.write_all(request.as_bytes()).unwrap();
+            let mut read = 0;
+            while !answer[..read].ends_with(end) {
+                let more = stream.read(&mut answer[read..]).unwrap();
+                assert!(more > 0, "{}", String::from_utf8_lossy(&answer[..read]));
+                read += more;
+            }
+            times[which].push(u64::try_from(begun.elapsed().as_nanos()).unwrap());
+            assert!(answer.starts_with(b"HTTP/1.1 404"), "{}", String::from_utf8_lossy(&answer[..read]));
+        }
+    }
+    times
+}
+
+fn judge(what: &str, [one, other]: [Vec<u64>; 2]) {
+    let median = |times: &[u64]| {
+        let mut times = times.to_vec();
+        times.sort_unstable();
+        times[times.len() / 2]
+    };
+    let deviation = deviation(&one, &other);
+    println!("{what}: medians {} ns and {} ns, {deviation:+.2} standard deviations", median(&one), median(&other));
+    // Chance alone goes so far once in fifteen thousand runs.
+    assert!(deviation.abs() < 4.0, "{what}");
+}
+
+/// `cargo test --release --test promises -- --ignored --nocapture the_time_of`
+#[test]
+#[ignore = "measures; wants a machine that does nothing else"]
+fn b12_the_time_of_an_answer_tells_nothing() {
+    let (private, mine) = (Upstream::start(), Upstream::start());
+    let token = "a-client-of-one-registry";
+    let hash = crate::support::digest::sha256(token.as_bytes())["sha256:".len()..].to_owned();
+    let proxy = Setup::new()
+        .sections("[cache]\nnot_found_ttl = \"0s\"\n[log]\nlevel = \"error\"\n")
+        .registry("private", &private, &credential())
+        .registry("mine", &mine, "access = \"grants\"")
+        .text(&format!(
+            "[[client]]\nname = \"other\"\ntoken_hash = \"{hash}\"\ngrants = [\"mine/**\"]\n\
+             [[client]]\nname = \"owner\"\nnetworks = [\"127.0.0.1/32\"]\ngrants = [\"private/**\"]\n"
+        ))
+        .start();
+    let cached: Vec<String> = (0..64).map(|n| private.blob("app", &noise(100 + n, 2000))).collect();
+    for digest in &cached {
+        proxy.get(&format!("/v2/private/app/blobs/{digest}")).assert_content(digest);
+    }
+    proxy.wait_for_blobs(cached.len());
+    let absent: Vec<String> = (0..64).map(|n| crate::support::digest::sha256(&noise(500 + n, 2000))).collect();
+    // A registry that exists, and one that does not.
+    let names = |turn: usize| {
+        let digest = &absent[turn % 64];
+        [format!("/v2/private/app/blobs/{digest}"), format!("/v2/nothing/app/blobs/{digest}")]
+    };
+    // What others have in the cache, and what nobody has, through a registry
+    // whose upstream has neither.
+    let digests = |turn: usize| [&cached, &absent].map(|digests| format!("/v2/mine/app/blobs/{}", digests[turn % 64]));
+    for asked in [("HEAD", &b"\r\n\r\n"[..]), ("GET", &b"}]}"[..])] {
+        judge(&format!("{} of a registry of others, and of none", asked.0), times(&proxy, asked, token, names));
+        judge(&format!("{} of content that others have, and nobody", asked.0), times(&proxy, asked, token, digests));
+    }
 }

@@ -12,6 +12,7 @@ mod addresses;
 mod behind_a_proxy;
 mod boundaries;
 mod cache_commands;
+mod cases;
 mod check;
 mod client_command;
 mod clients;

@@ -331,16 +331,17 @@ impl Api {
         match self.directory.load().resolve(&address, granted) {
             Ok(found) if within(&found.registry) && granted(&found.registry, &found.repository) => Ok(found),
             found => {
-                if let Ok(Resolved { registry, repository, .. }) = found
-                    && !self.may_still_log_in(principal)
-                {
+                // What is unknown is noted as what is forbidden is: the time that
+                // it takes would tell them apart.
+                if !self.may_still_log_in(principal) {
+                    let found = found.ok();
                     self.audit.client(&Event {
                         event: "pull",
                         outcome: "denied",
                         principal: principal.name(),
                         peer: peer.address,
-                        registry: Some(registry.name.display()),
-                        repository: Some(repository.as_str()),
+                        registry: found.as_ref().map(|found| found.registry.name.display()),
+                        repository: Some(found.as_ref().map_or(name.as_str(), |found| found.repository.as_str())),
                         ..Event::default()
                     });
                 }
