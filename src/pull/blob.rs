@@ -130,6 +130,11 @@ impl Puller {
         }
         if !linked {
             self.not_refused(registry, repository, AskedFor::Blob, &digest.to_string())?;
+            // Whether another registry has brought it must not show: not in what
+            // upstream is asked first, and not in the time of its no.
+            if !self.has_shown(registry, repository, digest) && self.upstreams.has_private_besides(registry) {
+                self.permission(upstream, repository, digest).await?;
+            }
         }
         // Another registry's fill may fail for a reason that is not ours, and a
         // stored blob may turn out to be damaged.

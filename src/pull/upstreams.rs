@@ -46,6 +46,13 @@ impl Upstreams {
         self.0.load().values().cloned().collect()
     }
 
+    /// Whether another registry than this one has content that not everybody may
+    /// read.
+    pub(super) fn has_private_besides(&self, registry: &Registry) -> bool {
+        let current = self.0.load();
+        current.values().any(|other| other.registry.owner() != registry.owner() && other.registry.is_known_upstream())
+    }
+
     /// From now on these are in force; gives those of before that are not, or
     /// not as they were. After an error nothing has changed.
     pub(super) fn replace(&self, registries: &[Arc<Registry>]) -> Result<Vec<Changed>, (String, TlsError)> {

@@ -172,8 +172,8 @@ namespace = "public"
         )
     }
 
-    /// Fails unless upstream was asked for each of `image`'s blobs exactly
-    /// once, and for one token for `repository`.
+    /// Fails unless upstream gave each of `image`'s blobs exactly once, whatever
+    /// it was asked about them, and one token for `repository`.
     #[track_caller]
     pub(super) fn assert_fetched_once(&self, repository: &str, image: &Image) {
         let asked = self.registry.blob_requests();
@@ -182,7 +182,8 @@ namespace = "public"
             let path = format!("GET /v2/{repository}/blobs/{} 200", blob.digest);
             assert_eq!(asked.iter().filter(|&line| *line == path).count(), 1, "{path} in {asked:#?}");
         }
-        assert_eq!(asked.len(), image.blobs.len(), "{asked:#?}");
+        let given = asked.iter().filter(|line| line.starts_with("GET ")).count();
+        assert_eq!(given, image.blobs.len(), "{asked:#?}");
         assert_eq!(self.tokens.requests_for(repository), 1, "{:#?}", self.tokens.requests());
     }
 }
