@@ -228,8 +228,14 @@ fn a_registry_that_asks_as_somebody_else_has_to_be_allowed_anew() {
     let answer = ask(&proxy, "PUT", "registries/my-team", &json!({ "settings": other }));
     assert_eq!(answer.status, 200, "its secret stays");
     proxy.get(&target).assert_content(&digest);
-    // One that is challenged, and one that is answered.
-    assert_eq!((provider.registry.count("HEAD", "/blobs/"), provider.registry.count("GET", "/blobs/")), (2, 0));
+    // It shows that it has the bytes, as any other registry would: one question
+    // that is challenged, and one that is answered.
+    assert_eq!((provider.registry.count("HEAD", "/blobs/"), provider.registry.count("GET", "/blobs/")), (0, 2));
+    // That is remembered of it.
+    provider.registry.forget();
+    proxy.get(&target).assert_content(&digest);
+    assert_eq!(provider.registry.connections(), 0);
+    assert!(provider.registry.requests().is_empty());
 }
 
 #[test]

@@ -2,8 +2,8 @@
 //!
 //! Whoever has an upstream keeps it: a transfer that runs when its registry
 //! changes or goes, ends as it began. An upstream whose registry stays as it is
-//! stays too, with its connections and tokens; a new secret takes effect within
-//! it, for running transfers as well.
+//! stays too, with its connections and tokens; a new secret of the same account
+//! takes effect within it, for running transfers as well.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -63,7 +63,11 @@ impl Upstreams {
             let slug = registry.name.slug().to_owned();
             let earlier = current.get(&slug);
             let upstream = match earlier {
-                Some(Served { registry: before, upstream }) if before.differs_in_credential_only(registry) => {
+                // Another account is somebody else, whose answers are not this
+                // one's.
+                Some(Served { registry: before, upstream })
+                    if before.differs_in_credential_only(registry) && before.owner() == registry.owner() =>
+                {
                     if before.credential != registry.credential {
                         credentials.push((Arc::clone(upstream), registry.credential.clone()));
                     }
