@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::stream;
+use futures_util::{StreamExt as _, stream};
 
 use super::*;
 use crate::oci::{ByteRange, Digest};
@@ -422,6 +422,33 @@ impl Source for Other {
     }
 }
 
+/// A source that breaks when it is told to.
+struct Patient(Arc<Script>, Arc<tokio::sync::Notify>);
+
+impl Source for Patient {
+    fn open(
+        &self,
+        offset: u64,
+        until: Option<u64>,
+        turn: Turn,
+    ) -> Pin<Box<dyn Future<Output = Result<Opened, SourceError>> + Send + '_>> {
+        Box::pin(async move {
+            let opened = self.0.open(offset, until, turn).await?;
+            let told = Arc::clone(&self.1);
+            let body = opened.body.then(move |piece| {
+                let told = Arc::clone(&told);
+                async move {
+                    if piece.is_err() {
+                        told.notified().await;
+                    }
+                    piece
+                }
+            });
+            Ok(Opened { body: Box::pin(body), ..opened })
+        })
+    }
+}
+
 #[tokio::test]
 async fn what_has_been_handed_out_of_a_fill_that_failed_stays_as_it_is() {
     let bytes = content(5_000_000);
@@ -430,18 +457,20 @@ async fn what_has_been_handed_out_of_a_fill_that_failed_stays_as_it_is() {
     for (is_other, kept) in [(false, kept), (true, 0)] {
         let dir = tempfile::tempdir().unwrap();
         let cache = cache_at(&dir);
-        let breaking: Arc<dyn Source> =
+        let breaking =
             Script::new(&bytes, [Act::BreakAfter(4_000_000), Act::Fail(Retry::Never), Act::Fail(Retry::Never)]);
+        let may_break = Arc::new(tokio::sync::Notify::new());
+        let breaking = Arc::new(Patient(breaking, Arc::clone(&may_break)));
         let Entry::Fill { mut follower, .. } = cache.join(&digest, || breaking).await.unwrap() else {
             panic!("a fill")
         };
         follower.started().await.unwrap();
         let mut reader = follower.reader(None, Method::Mapped).unwrap();
         let mut held = Vec::new();
-        while let Some(Ok(window)) = reader.next_window().await {
-            held.push(window);
+        while held.iter().map(Bytes::len).sum::<usize>() < 4_000_000 {
+            held.push(reader.next_window().await.unwrap().unwrap());
         }
-        assert!(held.len() > 1);
+        may_break.notify_one();
         cache.wait_idle().await;
         drop(reader);
         let next = Script::new(&bytes, [Act::Whole, Act::Flip(4_999_999)]);
