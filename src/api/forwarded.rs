@@ -35,11 +35,8 @@ impl Unclear {
     }
 }
 
-/// The client that the connection from `peer` asks for.
+/// The client that `peer`, a trusted proxy, asks for.
 pub(super) fn client(headers: &HeaderMap, peer: IpAddr, proxies: &TrustedProxies) -> Result<IpAddr, Unclear> {
-    if !proxies.contains(peer) {
-        return Ok(peer);
-    }
     let hops = |name: &HeaderName, hops: fn(&str) -> Option<Vec<Option<IpAddr>>>| {
         let mut all = Vec::new();
         for line in headers.get_all(name) {

@@ -57,8 +57,8 @@ impl Content {
 /// Maps a file of the cache that has, or will have, `len` bytes.
 #[allow(unsafe_code)]
 fn mapped(file: &Arc<File>, len: u64) -> io::Result<Mapping> {
-    // SAFETY: the file lies below the cache's own directory, which is of mode
-    // 0700 and locked by this process, so nobody else writes it.
+    // SAFETY: the file lies below the cache's own directory, which has mode
+    // 0700 and is locked by this process, so no other process writes the file.
     // * What has been sliced is not written again: a published blob is never
     //   opened for writing. Of a partial file, a reader slices what the fill
     //   has counted as written (`Progress::written`), and each byte is written

@@ -60,9 +60,8 @@ pub(super) struct Keeper {
     /// Removed, but still being sent to somebody: their room comes back later.
     leaving: Mutex<Vec<(Weak<Mapping>, u64)>>,
     wanted: Notify,
-    /// The files of partials that somebody may still look at. Held while one is
-    /// opened or removed, so that no fill loses the file that it has just taken
-    /// up.
+    /// Partial files that a reader may still use. The lock is held while one is
+    /// opened or removed, so that no fill loses the file that it has just opened.
     partial_files: Mutex<HashMap<Digest, Weak<File>>>,
     pub(super) spoiled: Spoiled,
     /// Damaged blobs that could not be moved aside.
@@ -163,7 +162,8 @@ impl Keeper {
         let oldest = SystemTime::now().checked_sub(PARTIAL_LIFETIME).unwrap_or(SystemTime::UNIX_EPOCH);
         let removed = self.layout.remove_partials_before(oldest)?;
         for (digest, bytes) in self.layout.list_partials()? {
-            // Whose they are is in each file; until it is taken up, nobody's.
+            // The owner is written in the file. Until a fill opens it, its bytes
+            // count for no registry.
             self.inventory.leave_partial(digest, Owner::default(), bytes);
         }
         let stock = self.inventory.stock();

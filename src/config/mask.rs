@@ -1,5 +1,5 @@
-//! Leaving out what looks like a secret, wherever it was written: a token in
-//! the place of a name is a secret all the same.
+//! Leaving out what looks like a secret, wherever it was written: a token that
+//! was put where a name belongs is still a secret.
 
 use std::borrow::Cow;
 
@@ -31,7 +31,7 @@ const PREFIXES: [&str; 21] = [
     "nvapi-",
 ];
 
-/// A known beginning counts with so many characters.
+/// A word with a known prefix is taken for a secret from this length on.
 const WITH_PREFIX: usize = 12;
 /// Without one, a word of so many characters may have been drawn by chance.
 const RANDOM: usize = 20;

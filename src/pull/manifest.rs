@@ -135,14 +135,7 @@ impl Puller {
         accept: &(impl Fn() -> Accept + Send + Sync),
     ) -> Result<ManifestHead> {
         let head = match reference {
-            Reference::Tag(tag) => {
-                let head = self.head_by_tag(registry, repository, tag, &accept()).await?;
-                // Its digest is what the client asks for next.
-                if let Some(head) = &head {
-                    self.asker.saw(registry, repository, tag, &head.digest);
-                }
-                head
-            }
+            Reference::Tag(tag) => self.head_by_tag(registry, repository, tag, &accept()).await?,
             Reference::Digest(digest) => {
                 if let Some(cached) = self.cached_manifest(registry, repository, digest).await {
                     return Ok(ManifestHead::from(&cached));

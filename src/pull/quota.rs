@@ -1,7 +1,8 @@
 //! Quotas: how much of the cache may be one registry's.
 //!
-//! What transfers have taken is held to it as they take it; the whole is looked
-//! at now and then, never on the way of a pull. A registry that has more than its quota loses what upstream was asked about longest ago: first
+//! Transfers that run keep to the quota as they take room. The whole is looked
+//! at now and then, never on the way of a pull: a registry that has more than
+//! its quota loses what upstream was asked about longest ago: first
 //! the links, and with the last link of any registry the bytes.
 
 use std::collections::HashMap;

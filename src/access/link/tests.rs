@@ -94,7 +94,7 @@ fn a_link_holds_for_its_time_then_only_while_upstream_cannot_answer() {
         let registry = &registries[registry];
         assert_eq!((link.holds_for(registry), link.may_stand_in_for(registry)), (holds, stands_in), "{age}");
     }
-    // A rate limit is no reason to believe for long what a credential read.
+    // During a rate limit, a link to private content counts for five minutes only.
     let text = "[[registry]]\nname = \"p\"\nkind = \"docker-hub\"\nusername = \"u\"\npassword = { env = \"P\" }\n";
     let variables = [("P".to_owned(), "s".to_owned())].into();
     let private = Settings::parse("t.toml", text, &variables).unwrap().registries;

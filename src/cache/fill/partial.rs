@@ -54,8 +54,8 @@ impl Salvage {
 /// How the file of a partial is opened, with the log of its checksums.
 pub(in crate::cache) struct Files {
     pub(in crate::cache) file: Arc<File>,
-    /// What an earlier fill has left: the same file, or another while somebody
-    /// still reads that one.
+    /// The file of the earlier fill. It is the same file, unless a reader still
+    /// uses that one.
     pub(in crate::cache) earlier: Arc<File>,
     /// Empty where there is none.
     pub(in crate::cache) known: Vec<u8>,

@@ -41,8 +41,8 @@ impl Layout {
         Ok(Files { earlier: Arc::clone(&file), file, known, log: Box::new(anew) })
     }
 
-    /// An empty file in the place of the one that has grown so far, whose
-    /// content stays for whoever has it open.
+    /// Puts an empty file in the place of the one that has grown so far. Whoever
+    /// has the old one open keeps its content.
     pub(in crate::cache) fn renew_partial(&self, digest: &Digest) -> io::Result<Arc<File>> {
         let path = self.partial(digest);
         removed(fs::remove_file(&path))?;

@@ -76,7 +76,7 @@ async fn all_of(client: &AdminClient, registry: &str, args: &Args) -> Outcome {
         outln!("kept {}: pinned", blobs(pinned));
     }
     if shared > 0 {
-        outln!("kept {}: linked elsewhere too (--shared removes them all the same)", blobs(shared));
+        outln!("kept {}: linked elsewhere too (--shared removes them too)", blobs(shared));
     }
     Ok(ExitCode::SUCCESS)
 }

@@ -98,10 +98,10 @@ impl Trial {
             return Ok(None);
         }
         if self.force {
-            errln!("stored all the same (--force)");
+            errln!("stored anyway (--force)");
             return Ok(None);
         }
-        errln!("nothing was stored; --force stores it all the same");
+        errln!("nothing was stored; --force stores it anyway");
         Ok(Some(ExitCode::FAILURE))
     }
 }

@@ -105,6 +105,10 @@ impl Puller {
             && let Some(head) = known(record, self.links.get_by_key(registry, &record.link))
         {
             self.tag_counts.count(TagFrom::Cache);
+            if !record.linked {
+                // The client asks for the digest next, and the bytes are not here.
+                self.asker.saw(registry, repository, tag, &record.digest);
+            }
             return Ok(Some(head).filter(|head| accept.allows(&head.media_type)));
         }
         let is_offline = self.is_offline(registry);
